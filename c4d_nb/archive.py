@@ -1,0 +1,81 @@
+"""One-file archives of named arrays: written atomically, checked when read.
+
+An archive is a plain ``.npz`` (a zip of ``.npy`` arrays, readable by ``numpy.load``) with one extra entry, ``kind``,
+that says what it holds. Nested values use dotted names: ``truth.depth``, ``tracks.uv``.
+"""
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from c4d_nb.errors import InputError
+
+
+def write_archive(path: str | Path, kind: str, values: Mapping[str, Tensor | float | int | str | None]) -> Path:
+    """Write named tensors and scalars to one compressed file; None is left out.
+
+    The file appears under its name only when it is complete: an interrupted write leaves nothing behind.
+    """
+    path = Path(path)
+    arrays = {name: _to_numpy(value) for name, value in values.items() if value is not None}
+    with atomic_output(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, kind=np.array(kind), **arrays)
+    return path
+
+
+def read_archive(path: str | Path, kind: str) -> dict[str, Tensor | str]:
+    """Read what ``write_archive`` wrote; raises ``InputError`` for a damaged file or one of another kind."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"path: expected a {kind} archive, but {path} does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"path: {path} is damaged or not a {kind} archive ({error})") from error
+    found = str(arrays.pop("kind", np.array("unknown")))
+    if found != kind:
+        raise InputError(f"path: expected a {kind} archive, but {path} holds: {found}")
+    return {name: str(a) if a.dtype.kind == "U" else torch.from_numpy(a) for name, a in arrays.items()}
+
+
+def group(values: Mapping[str, Tensor | str], name: str) -> dict[str, Tensor | str]:
+    """The entries below ``name.``, without that prefix and without deeper levels."""
+    tails = {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
+    return {tail: value for tail, value in tails.items() if "." not in tail}
+
+
+class atomic_output:
+    """Context manager: yields a temporary path beside ``path`` that becomes ``path`` on success and vanishes on error."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def __enter__(self) -> Path:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{self.path.stem}-", suffix=self.path.suffix, dir=self.path.parent)
+        except OSError as error:
+            raise InputError(f"path: cannot write {self.path} ({error.strerror})") from error
+        os.close(handle)
+        self.partial = Path(name)
+        return self.partial
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(self.partial, 0o666 & ~umask)
+            os.replace(self.partial, self.path)
+        else:
+            self.partial.unlink(missing_ok=True)
+
+
+def _to_numpy(value: Tensor | float | int | str) -> np.ndarray:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
