@@ -1,0 +1,143 @@
+"""A first guess for the alignment, along the most confident spanning tree of the scene graph (as DUSt3R begins)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
+from torch import Tensor
+
+from c4d_nb.camera import fit_similarity, invert, pixel_grid, pose, transform
+from c4d_nb.clip import PairPointmaps
+from c4d_nb.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Guess:
+    """Where stage 1 begins. ``world_from_pair`` has the pair's scale multiplied into its upper three rows."""
+
+    depth: Float[Tensor, "t h w"]
+    intrinsics: Float[Tensor, "t 3 3"]
+    world_from_cam: Float[Tensor, "t 4 4"]
+    world_from_pair: Float[Tensor, "e 4 4"]
+
+
+def initialise(pairs: PairPointmaps, intrinsics: Float[Tensor, "t 3 3"]) -> Guess:
+    """Chain the pointmaps along the tree, then one camera a frame by PnP and one similarity a pair by Procrustes.
+
+    The world is the camera of the tree's root; its scale makes the geometric mean of the pairs' scales one half, as stage 1
+    pins it.
+    """
+    xyz_world = _chain_pointmaps(pairs, len(intrinsics))
+    world_from_pair = _fit_pairs(pairs, xyz_world)
+    scale = 0.5 / world_from_pair[:, :3, :3].det().abs().pow(1 / 3).log().mean().exp()
+    xyz_world = xyz_world * scale
+    world_from_pair[:, :3] *= scale
+    confidence = frame_confidence(pairs, len(intrinsics))
+    world_from_cam = torch.stack([_camera_pose(*frame) for frame in zip(xyz_world, confidence, intrinsics, strict=True)])
+    depth = transform(invert(world_from_cam), xyz_world.flatten(1, 2))[..., 2].reshape(confidence.shape)
+    floor = 0.01 * depth.flatten(1).median(dim=1).values.clamp(min=1e-3)
+    return Guess(depth.clamp(min=floor[:, None, None]), intrinsics, world_from_cam, world_from_pair)
+
+
+def estimate_focal(
+    xyz: Float[Tensor, "e h w 3"], confidence: Float[Tensor, "e h w"], *, iterations: int = 10
+) -> Float[Tensor, "e"]:
+    """Focal length in px of each pointmap in its own camera frame, principal point in the middle (Weiszfeld).
+
+    Minimises ``sum of C |uv - f xy / z|``, each step a least-squares fit weighted by the inverse residual.
+    """
+    h, w = xyz.shape[1:3]
+    uv = pixel_grid(h, w, like=xyz) - xyz.new_tensor([(w - 1) / 2, (h - 1) / 2])
+    slope = xyz[..., :2] / xyz[..., 2:].clamp(min=1e-6)
+    weight = confidence
+    for _ in range(iterations):
+        focal = (weight * (uv * slope).sum(-1)).sum((1, 2)) / (weight * slope.square().sum(-1)).sum((1, 2))
+        weight = confidence / (uv - focal[:, None, None, None] * slope).norm(dim=-1).clamp(min=1e-3)
+    return focal
+
+
+def spanning_tree(
+    edges: Int[Tensor, "e 2"], score: Float[Tensor, "e"], t: int
+) -> Iterator[tuple[int, int, int]]:
+    """(edge, parent frame, child frame) of the tree of largest scores, from the best edge outwards.
+
+    Raises ``InputError`` where the graph does not join all frames.
+    """
+    n, m = edges.numpy().T
+    cost = (score.max() - score + 1).double().numpy()
+    best: dict[tuple[int, int], int] = {}
+    for i in np.argsort(-cost, kind="stable").tolist():  # of the two directions the cheaper one comes last and stays
+        best[min(n[i], m[i]), max(n[i], m[i])] = i
+    index = np.array(list(best.values()))
+    tree = minimum_spanning_tree(coo_array((cost[index], (n[index], m[index])), shape=(t, t)))
+    root = int(n[cost.argmin()])
+    order, parents = breadth_first_order(tree, root, directed=False)
+    if len(order) < t:
+        raise InputError(f"edges: expected a graph that joins all {t} frames, but only {len(order)} are reached")
+    for child in order[1:].tolist():
+        parent = int(parents[child])
+        yield best[min(parent, child), max(parent, child)], parent, child
+
+
+def frame_confidence(pairs: PairPointmaps, t: int) -> Float[Tensor, "t h w"]:
+    """The best confidence that any pair has in each pixel of each frame."""
+    h, w = pairs.conf_1.shape[1:]
+    confidence = pairs.conf_1.new_ones(t, h * w)
+    for member, conf in enumerate((pairs.conf_1, pairs.conf_2)):
+        index = pairs.edges[:, member, None].expand(-1, h * w)
+        confidence.scatter_reduce_(0, index, conf.flatten(1), reduce="amax")
+    return confidence.reshape(t, h, w)
+
+
+def _chain_pointmaps(pairs: PairPointmaps, t: int) -> Float[Tensor, "t h w 3"]:
+    score = (pairs.conf_1.log().mean((1, 2)) * pairs.conf_2.log().mean((1, 2))).cpu()
+    members = {0: (pairs.xyz_1, pairs.conf_1), 1: (pairs.xyz_2, pairs.conf_2)}
+    xyz_world = torch.empty(t, *pairs.xyz_1.shape[1:]).to(pairs.xyz_1)
+    confidence = torch.ones(t, *pairs.conf_1.shape[1:]).to(pairs.conf_1)
+    for step, (edge, parent, child) in enumerate(spanning_tree(pairs.edges.cpu(), score, t)):
+        own = int(pairs.edges[edge, 1] == parent)
+        (xyz_parent, conf_parent), (xyz_child, conf_child) = ((x[edge], c[edge]) for x, c in (members[own], members[1 - own]))
+        if step == 0:
+            xyz_world[parent], confidence[parent] = xyz_parent, conf_parent
+        weight = (conf_parent.log() * confidence[parent].log()).sqrt().reshape(-1)
+        world_from_pair = _similarity(xyz_parent.reshape(-1, 3), xyz_world[parent].reshape(-1, 3), weight)
+        xyz_world[child] = transform(world_from_pair, xyz_child.reshape(-1, 3)).reshape(xyz_child.shape)
+        confidence[child] = conf_child
+    return xyz_world
+
+
+def _fit_pairs(pairs: PairPointmaps, xyz_world: Tensor) -> Float[Tensor, "e 4 4"]:
+    """One similarity an edge from both members' points to the world's."""
+    source = torch.cat([pairs.xyz_1, pairs.xyz_2], dim=1).flatten(1, 2)
+    target = torch.cat([xyz_world[pairs.edges[:, 0]], xyz_world[pairs.edges[:, 1]]], dim=1).flatten(1, 2)
+    return _similarity(source, target, torch.cat([pairs.conf_1, pairs.conf_2], dim=1).flatten(1).log())
+
+
+def _similarity(
+    source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"]
+) -> Float[Tensor, "*b 4 4"]:
+    """target_from_source with the scale multiplied in."""
+    scale, rotation, translation = fit_similarity(source, target, weight)
+    return pose(scale[..., None, None] * rotation, translation)
+
+
+def _camera_pose(xyz_world: Tensor, confidence: Tensor, intrinsics: Tensor) -> Float[Tensor, "4 4"]:
+    """world_from_cam by PnP on the more confident half of the pixels."""
+    h, w = confidence.shape
+    chosen = (confidence >= confidence.median()).reshape(-1)
+    points = xyz_world.reshape(-1, 3)[chosen].double().cpu().numpy()
+    uv = pixel_grid(h, w).reshape(-1, 2)[chosen.cpu()].double().numpy()
+    cv2.setRNGSeed(0)
+    found, rotvec, translation, _ = cv2.solvePnPRansac(
+        points, uv, intrinsics.double().cpu().numpy(), None,
+        iterationsCount=100, reprojectionError=max(h, w) / 100, flags=cv2.SOLVEPNP_SQPNP,
+    )
+    if not found:
+        return torch.eye(4).to(xyz_world)
+    rotation = torch.from_numpy(cv2.Rodrigues(rotvec)[0]).to(xyz_world)
+    return invert(pose(rotation, torch.from_numpy(translation[:, 0]).to(xyz_world)))

@@ -1,0 +1,86 @@
+"""Short-term correspondence: dense optical flow between pairs of frames, and whether to believe it."""
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from c4d_nb.camera import pixel_grid
+from c4d_nb.errors import InputError
+
+
+def estimate_flow(
+    frame_1: UInt8[Tensor, "h w 3"], frame_2: UInt8[Tensor, "h w 3"], *, method: str = "dis"
+) -> Float[Tensor, "h w 2"]:
+    """Where each pixel of frame 1 went in frame 2: target uv minus source uv, in px.
+
+    ``dis`` is Dense Inverse Search (Kroeger et al., ECCV 2016) by OpenCV: no weights, about 10 ms at 384x216.
+    """
+    return torch.from_numpy(_estimator(method)(_gray(frame_1), _gray(frame_2)))
+
+
+def estimate_flows(
+    frames: UInt8[Tensor, "t h w 3"], edges: Int[Tensor, "e 2"], *, method: str = "dis"
+) -> tuple[Float[Tensor, "e h w 2"], Bool[Tensor, "e h w"]]:
+    """Flow n -> m of every edge (n, m), and where it survives the forward-backward check.
+
+    Every edge needs its reverse among the edges (a symmetric scene graph).
+    """
+    estimate = _estimator(method)
+    grays = [_gray(frame) for frame in frames]
+    pairs = edges.tolist()
+    flows = torch.empty(len(pairs), *frames.shape[1:3], 2)
+    for i, (n, m) in enumerate(tqdm(pairs, desc="optical flow", unit="pair", leave=False)):
+        flows[i] = torch.from_numpy(estimate(grays[n], grays[m]))
+    valid = torch.empty(flows.shape[:3], dtype=torch.bool)
+    for i, back in enumerate(reverse_edges(edges)):
+        valid[i] = forward_backward_consistent(flows[i], flows[back])
+    return flows, valid
+
+
+def reverse_edges(edges: Int[Tensor, "e 2"]) -> Int[Tensor, "e"]:
+    """The index of (m, n) for every edge (n, m)."""
+    position = {(n, m): i for i, (n, m) in enumerate(edges.tolist())}
+    missing = [edge for edge in position if edge[::-1] not in position]
+    if missing:
+        raise InputError(f"edges: expected both directions of every pair, but the reverse of {missing[0]} is missing")
+    return torch.tensor([position[m, n] for n, m in edges.tolist()])
+
+
+def forward_backward_consistent(
+    forward: Float[Tensor, "h w 2"], backward: Float[Tensor, "h w 2"], *, relative: float = 0.01, absolute: float = 0.5
+) -> Bool[Tensor, "h w"]:
+    """Does the match return to where it began, and does it lie inside the image?
+
+    Sundaram et al. (ECCV 2010): |f + b(x + f)|^2 < relative (|f|^2 + |b|^2) + absolute, in px^2. A pixel that is occluded
+    in the other frame, or whose flow is wrong, fails.
+    """
+    target = pixel_grid(*forward.shape[:2], like=forward) + forward
+    returned = sample_map(backward, target)
+    height, width = forward.shape[:2]
+    inside = (target >= -0.5).all(-1) & (target[..., 0] <= width - 0.5) & (target[..., 1] <= height - 0.5)
+    gap = (forward + returned).square().sum(-1)
+    return inside & (gap < relative * (forward.square().sum(-1) + returned.square().sum(-1)) + absolute)
+
+
+def sample_map(values: Float[Tensor, "h w c"], uv: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b c"]:
+    """Bilinear values of a map at pixels uv; beyond the border the nearest pixel's."""
+    height, width = values.shape[:2]
+    size = uv.new_tensor([width, height])
+    grid = ((2 * uv + 1) / size - 1).reshape(1, 1, -1, 2)
+    sampled = F.grid_sample(values.permute(2, 0, 1)[None], grid, padding_mode="border", align_corners=False)
+    return sampled[0, :, 0].T.reshape(*uv.shape[:-1], values.shape[-1])
+
+
+def _estimator(method: str):
+    if method != "dis":
+        raise InputError(f"method: expected 'dis', but it is {method!r}")
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return lambda gray_1, gray_2: search.calc(gray_1, gray_2, None)
+
+
+def _gray(frame: Tensor) -> np.ndarray:
+    return cv2.cvtColor(frame.cpu().numpy(), cv2.COLOR_RGB2GRAY)

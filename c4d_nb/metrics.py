@@ -1,0 +1,82 @@
+"""Scores against truth (METHOD: pose, video depth, motion segmentation, mobility)."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from c4d_nb.camera import fit_similarity, invert, rotation_angle_deg
+from c4d_nb.errors import InputError
+
+
+def trajectory_errors(
+    predicted: Float[Tensor, "t 4 4"], target: Float[Tensor, "t 4 4"]
+) -> dict[str, float]:
+    """Camera path (world_from_cam) after the Sim(3) that fits it best to the truth (Umeyama on the centres).
+
+    ``ate``: RMSE of the positions, in the truth's units; ``ate_percent`` of the true path's length; ``rpe_t`` and ``rpe_r_deg``: RMSE of
+    the relative motion from frame to frame, translation in the truth's units and rotation in degrees.
+    """
+    if len(predicted) < 3 or predicted.shape != target.shape:
+        raise InputError(f"predicted: expected {tuple(target.shape)}, at least 3 poses, but it is {tuple(predicted.shape)}")
+    predicted, target = predicted.double(), target.double()
+    centre, true_centre = predicted[:, :3, 3], target[:, :3, 3]
+    scale, rotation, translation = fit_similarity(centre, true_centre)
+    aligned = predicted.clone()
+    aligned[:, :3, 3] = scale * centre @ rotation.T + translation
+    aligned[:, :3, :3] = rotation @ predicted[:, :3, :3]
+    ate = (aligned[:, :3, 3] - true_centre).square().sum(-1).mean().sqrt()
+    length = (true_centre[1:] - true_centre[:-1]).norm(dim=-1).sum()
+    error = invert(invert(target[:-1]) @ target[1:]) @ (invert(aligned[:-1]) @ aligned[1:])
+    return {
+        "ate": ate.item(),
+        "ate_percent": (100 * ate / length).item(),
+        "rpe_t": error[:, :3, 3].square().sum(-1).mean().sqrt().item(),
+        "rpe_r_deg": rotation_angle_deg(error[:, :3, :3]).square().mean().sqrt().item(),
+    }
+
+
+def video_depth(
+    predicted: Float[Tensor, "t h w"], target: Float[Tensor, "t h w"], valid: Bool[Tensor, "t h w"] | None = None
+) -> dict[str, float]:
+    """Depth of a whole video after **one** scale, the ratio of the medians over all valid pixels.
+
+    ``abs_rel``: mean |d - d*| / d*; ``rmse`` in the truth's units; ``delta_1``: share of pixels with max(d/d*, d*/d) < 1.25. Figures under another
+    alignment (scale and shift, or one a frame) do not compare.
+    """
+    valid = (target > 0) & torch.isfinite(target) & (True if valid is None else valid)
+    if not valid.any():
+        raise InputError("target: expected some valid depth, but there is none")
+    depth, true = predicted[valid].double(), target[valid].double()
+    depth = depth * true.median() / depth.median()
+    ratio = torch.maximum(depth / true, true / depth)
+    return {
+        "abs_rel": ((depth - true).abs() / true).mean().item(),
+        "rmse": (depth - true).square().mean().sqrt().item(),
+        "delta_1": (ratio < 1.25).double().mean().item(),
+    }
+
+
+def motion_iou(predicted: Bool[Tensor, "t h w"], target: Bool[Tensor, "t h w"]) -> float:
+    """Intersection over union of the dynamic pixels, averaged over frames; an empty mask against an empty one counts 1."""
+    intersection = (predicted & target).sum((1, 2)).double()
+    union = (predicted | target).sum((1, 2)).double()
+    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0).mean().item()
+
+
+def dynamic_accuracy(predicted: Bool[Tensor, "*n"], target: Bool[Tensor, "*n"]) -> dict[str, float]:
+    """D-ACC = (TP + TN) / all, dynamic is positive (supplement of C4D), and what it hides.
+
+    ``balanced``: mean of both classes' recall; ``f1`` of the dynamic class; ``base_rate``: share of dynamic; ``always_static``: D-ACC of calling
+    everything static. A ratio without any case is NaN.
+    """
+    predicted, target = predicted.reshape(-1), target.reshape(-1)
+    true_positive, true_negative = (predicted & target).sum().double(), (~predicted & ~target).sum().double()
+    positive, count = target.sum().double(), target.numel()
+    balanced = (true_positive / positive + true_negative / (count - positive)) / 2
+    return {
+        "d_acc": ((true_positive + true_negative) / count).item(),
+        "balanced": balanced.item(),
+        "f1": (2 * true_positive / (predicted.sum() + positive)).item(),
+        "base_rate": (positive / count).item(),
+        "always_static": (1 - positive / count).item(),
+    }
