@@ -47,8 +47,7 @@ def global_alignment(
     """
     similarity = world_from_pair[observed.edge]
     predicted = torch.baddbmm(similarity[:, :3, 3:], similarity[:, :3, :3], observed.xyz)
-    distance = torch.linalg.vector_norm(predicted - xyz_world[observed.frame], dim=1)
-    return (distance * observed.weight).sum()
+    return (_length(predicted - xyz_world.index_select(0, observed.frame)) * observed.weight).sum()
 
 
 def camera_motion_alignment(
@@ -67,7 +66,7 @@ def camera_motion_alignment(
     off by more than ``max_error_px`` are dropped, and so are points behind m; the mean over what remains (MonST3R's form).
     """
     n, m = edges.unbind(-1)
-    ego = ego_flow(xyz_world[n], cam_from_world[m], intrinsics[m], flows.shape[1:3])
+    ego = ego_flow(xyz_world.index_select(0, n), cam_from_world[m], intrinsics[m], flows.shape[1:3])
     error = (ego.flow - flows.flatten(1, 2).mT).abs()
     kept = (error < max_error_px) & (static.flatten(1) & ego.in_front)[:, None]
     loss = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")
@@ -114,7 +113,7 @@ def point_trajectory_smoothness(
     The paper's "L1" is read as the sum of Euclidean distances, as in GA: a sum over coordinates would depend on how the world
     frame happens to be turned.
     """
-    return torch.linalg.vector_norm(xyz_world - smoothed, dim=1).mean()
+    return _length(xyz_world - smoothed).mean()
 
 
 def frame_points(
@@ -124,3 +123,9 @@ def frame_points(
     grid = pixel_grid(*depth.shape[1:], like=depth).reshape(-1, 2)
     xyz_cam = rays(intrinsics, grid).mT * depth.flatten(1)[:, None]
     return torch.baddbmm(world_from_cam[:, :3, 3:], world_from_cam[:, :3, :3], xyz_cam)
+
+
+def _length(vectors: Float[Tensor, "b 3 p"]) -> Float[Tensor, "b p"]:
+    """Euclidean norm with gradient 0 at 0. Written out, as torch's norm over a strided axis takes eight times longer on a CPU."""
+    x, y, z = vectors.unbind(1)
+    return (x * x + y * y + z * z).clamp(min=1e-30).sqrt()
