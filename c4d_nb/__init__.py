@@ -8,14 +8,14 @@ Pixels       ``uv = (column, row)``; integers are pixel **centres**: ``(0, 0)`` 
              ``array[t, v, u]`` is therefore the value at ``uv = (u, v)``.
 Intrinsics   ``K = [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]`` in pixels of the image at hand; a resized clip carries a
              ``Resize`` record that maps K, pixels and masks to the original image and back.
-Poses        ``b_from_a`` maps coordinates in a to coordinates in b, as a 4x4 matrix: ``x_world = world_from_cam @ x_cam``.
+Poses        ``b_from_a`` maps coordinates in a to those in b, as a 4x4 matrix: ``x_world = world_from_cam @ x_cam``.
              Inner names cancel: ``world_from_cam @ cam_from_obj = world_from_obj``.
 Quaternions  xyzw, as in roma and scipy.
 Depth        z in the camera's frame, not the distance to its centre.
 Flow         ``flow[v, u] = target uv - source uv``, in pixels, stored (x, y).
 Masks        True is dynamic.
 Mobility     1 is dynamic, 0 is static.
-Scale        A monocular reconstruction is known up to one scale; truth is in the units of its scene (metres for Kubric).
+Scale        A monocular reconstruction is known up to one scale; truth has its scene's units (metres for Kubric).
 Tensors      torch; dtype and device follow the inputs. Axis letters: t frames, h height, w width, n points, e edges,
              k neighbours, c channels, o objects.
 """

@@ -5,9 +5,11 @@ that says what it holds. Nested values use dotted names: ``truth.depth``, ``trac
 """
 
 import os
+import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,30 +53,53 @@ def group(values: Mapping[str, Tensor | str], name: str) -> dict[str, Tensor | s
     return {tail: value for tail, value in tails.items() if "." not in tail}
 
 
-class atomic_output:
-    """Context manager: yields a temporary path beside ``path`` that becomes ``path`` on success and vanishes on error."""
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-
-    def __enter__(self) -> Path:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{self.path.stem}-", suffix=self.path.suffix, dir=self.path.parent)
-        except OSError as error:
-            raise InputError(f"path: cannot write {self.path} ({error.strerror})") from error
+@contextmanager
+def atomic_output(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` that becomes ``path`` on success and vanishes on error."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise InputError(f"path: cannot write {path} ({error.strerror})") from error
+    partial = Path(name)
+    try:
+        os.fchmod(handle, 0o666 & ~_umask())
         os.close(handle)
-        self.partial = Path(name)
-        return self.partial
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
-    def __exit__(self, kind, error, trace) -> None:
-        if kind is None:
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(self.partial, 0o666 & ~umask)
-            os.replace(self.partial, self.path)
-        else:
-            self.partial.unlink(missing_ok=True)
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yields an empty temporary folder whose files move into the folder ``path`` on success and vanish on error.
+
+    That ``path`` can be written is checked at once, before any work; a folder made for it goes away again on error.
+    """
+    path = Path(path)
+    made = next((p for p in (*reversed(path.parents), path) if not p.exists()), None)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=path))
+    except OSError as error:
+        raise InputError(f"out: cannot write into {path} ({error.strerror})") from error
+    try:
+        yield partial
+        for file in sorted(partial.iterdir()):
+            os.replace(file, path / file.name)
+        made = None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _to_numpy(value: Tensor | float | int | str) -> np.ndarray:

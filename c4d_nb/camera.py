@@ -55,7 +55,8 @@ def unproject(depth: Float[Tensor, "*b h w"], intrinsics: Float[Tensor, "*b 3 3"
 def project(
     xyz_cam: Float[Tensor, "*b n 3"], intrinsics: Float[Tensor, "*b 3 3"]
 ) -> tuple[Float[Tensor, "*b n 2"], Float[Tensor, "*b n"]]:
-    """Points in the camera's frame to (uv, depth). Points with depth <= 0 are behind the camera: uv is then meaningless."""
+    """Points in the camera's frame to (uv, depth). Points with depth <= 0 are behind the camera: uv is then
+    meaningless."""
     homogeneous = xyz_cam @ intrinsics.mT
     depth = xyz_cam[..., 2]
     safe = torch.where(depth.abs() < 1e-9, torch.full_like(depth, 1e-9), depth)

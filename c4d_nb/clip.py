@@ -73,9 +73,7 @@ class Resize:
     @property
     def scale(self) -> Float[Tensor, "2"]:
         """(x, y) factors from original to current pixels; they differ by less than a pixel's rounding."""
-        return torch.tensor(
-            [self.width / self.original_width, self.height / self.original_height], dtype=torch.float64
-        )
+        return torch.tensor([self.width / self.original_width, self.height / self.original_height], dtype=torch.float64)
 
     def uv_to_original(self, uv: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b 2"]:
         return (uv + 0.5) / self.scale.to(uv) - 0.5
@@ -146,10 +144,10 @@ def load_clip(
 ) -> Clip:
     """Read a video file, a folder of images (natural order of names) or a clip archive (``.npz``).
 
-    Frames ``start, start + stride, ...`` are kept, at most ``max_frames``; ``long_side`` shrinks (never enlarges) so that the
-    longer side has that many pixels. ``intrinsics`` are of the **original** pixels and are mapped to the frames returned.
-    Frames are resized as they are read: memory grows with the result, not with the source.
-    A folder has no frame rate: ``fps`` says it (24 if not given).
+    Frames ``start, start + stride, ...`` are kept, at most ``max_frames``; ``long_side`` shrinks (never enlarges) so
+    that the longer side has that many pixels. ``intrinsics`` are of the **original** pixels and are mapped to the
+    frames returned. Frames are resized as they are read: memory grows with the result, not with the source. A folder
+    has no frame rate: ``fps`` says it (24 if not given).
 
     Raises ``InputError`` with one sentence for anything that cannot be read.
     """
@@ -261,8 +259,8 @@ def _collect(frames: Iterable[np.ndarray], fps: float, long_side: int | None, pa
         original = original or frame.shape[:2]
         if frame.shape[:2] != original:
             raise InputError(
-                f"path: expected frames of one size, but in {path} frame {len(kept)} is {frame.shape[1]}x{frame.shape[0]} "
-                f"after {original[1]}x{original[0]}"
+                f"path: expected frames of one size, but in {path} frame {len(kept)} is "
+                f"{frame.shape[1]}x{frame.shape[0]} after {original[1]}x{original[0]}"
             )
         kept.append(_shrink(frame, *_target_size(*original, long_side)))
     if original is None:

@@ -5,19 +5,59 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from c4d_nb.camera import fit_similarity, invert, rotation_angle_deg
+from c4d_nb.clip import Truth
 from c4d_nb.errors import InputError
+from c4d_nb.reconstruct import Reconstruction
 
 
-def trajectory_errors(
-    predicted: Float[Tensor, "t 4 4"], target: Float[Tensor, "t 4 4"]
-) -> dict[str, float]:
+def score_table(result: Reconstruction, truth: Truth) -> dict[str, float]:
+    """Every score that the truth allows, by name with its unit."""
+    scores: dict[str, float] = {}
+    if truth.world_from_cam is not None:
+        path = trajectory_errors(result.world_from_cam, truth.world_from_cam)
+        scores |= {
+            "ATE (scene units)": path["ate"],
+            "ATE (% of path)": path["ate_percent"],
+            "RPE translation (scene units)": path["rpe_t"],
+            "RPE rotation (deg)": path["rpe_r_deg"],
+        }
+    if truth.intrinsics is not None:
+        ratio = result.intrinsics[:, 0, 0] / truth.intrinsics[:, 0, 0].to(result.intrinsics)
+        scores["focal error (%)"] = (100 * (ratio - 1).abs().mean()).item()
+    if truth.depth is not None:
+        depth = video_depth(result.depth, truth.depth)
+        scores |= {"depth AbsRel": depth["abs_rel"], "depth delta < 1.25": depth["delta_1"]}
+    if truth.depth is not None and truth.motion_mask is not None:
+        scores["depth AbsRel, static pixels"] = video_depth(result.depth, truth.depth, ~truth.motion_mask)["abs_rel"]
+    if truth.motion_mask is not None:
+        scores["motion mask IoU"] = motion_iou(result.motion_mask, truth.motion_mask)
+        queried = dynamic_queries(result, truth.motion_mask)
+        scores |= {"mobility D-ACC": queried["d_acc"], "mobility balanced accuracy": queried["balanced"]}
+        scores["mobility D-ACC, always static"] = queried["always_static"]
+    return scores
+
+
+def dynamic_queries(result: Reconstruction, motion_mask: Bool[Tensor, "t h w"]) -> dict[str, float]:
+    """D-ACC of the tracks' mobility; a track's true label is the true mask at its query."""
+    tracks = result.tracks
+    index = torch.arange(len(tracks.query_frame))
+    column, row = tracks.uv[tracks.query_frame, index].round().long().unbind(-1)
+    return dynamic_accuracy(
+        tracks.mobility[tracks.query_frame, index] >= 0.5, motion_mask[tracks.query_frame, row, column]
+    )
+
+
+def trajectory_errors(predicted: Float[Tensor, "t 4 4"], target: Float[Tensor, "t 4 4"]) -> dict[str, float]:
     """Camera path (world_from_cam) after the Sim(3) that fits it best to the truth (Umeyama on the centres).
 
-    ``ate``: RMSE of the positions, in the truth's units; ``ate_percent`` of the true path's length; ``rpe_t`` and ``rpe_r_deg``: RMSE of
-    the relative motion from frame to frame, translation in the truth's units and rotation in degrees.
+    ``ate``: RMSE of the positions, in the truth's units; ``ate_percent`` of the true path's length; ``rpe_t`` and
+    ``rpe_r_deg``: RMSE of the relative motion from frame to frame, translation in the truth's units and rotation in
+    degrees.
     """
     if len(predicted) < 3 or predicted.shape != target.shape:
-        raise InputError(f"predicted: expected {tuple(target.shape)}, at least 3 poses, but it is {tuple(predicted.shape)}")
+        raise InputError(
+            f"predicted: expected {tuple(target.shape)}, at least 3 poses, but it is {tuple(predicted.shape)}"
+        )
     predicted, target = predicted.double(), target.double()
     centre, true_centre = predicted[:, :3, 3], target[:, :3, 3]
     scale, rotation, translation = fit_similarity(centre, true_centre)
@@ -40,8 +80,8 @@ def video_depth(
 ) -> dict[str, float]:
     """Depth of a whole video after **one** scale, the ratio of the medians over all valid pixels.
 
-    ``abs_rel``: mean |d - d*| / d*; ``rmse`` in the truth's units; ``delta_1``: share of pixels with max(d/d*, d*/d) < 1.25. Figures under another
-    alignment (scale and shift, or one a frame) do not compare.
+    ``abs_rel``: mean |d - d*| / d*; ``rmse`` in the truth's units; ``delta_1``: share of pixels with max(d/d*, d*/d)
+    < 1.25. Figures under another alignment (scale and shift, or one a frame) do not compare.
     """
     valid = (target > 0) & torch.isfinite(target) & (True if valid is None else valid)
     if not valid.any():
@@ -57,7 +97,8 @@ def video_depth(
 
 
 def motion_iou(predicted: Bool[Tensor, "t h w"], target: Bool[Tensor, "t h w"]) -> float:
-    """Intersection over union of the dynamic pixels, averaged over frames; an empty mask against an empty one counts 1."""
+    """Intersection over union of the dynamic pixels, averaged over frames; an empty mask against an empty one counts
+    1."""
     intersection = (predicted & target).sum((1, 2)).double()
     union = (predicted | target).sum((1, 2)).double()
     return torch.where(union > 0, intersection / union.clamp(min=1), 1.0).mean().item()
@@ -66,8 +107,8 @@ def motion_iou(predicted: Bool[Tensor, "t h w"], target: Bool[Tensor, "t h w"]) 
 def dynamic_accuracy(predicted: Bool[Tensor, "*n"], target: Bool[Tensor, "*n"]) -> dict[str, float]:
     """D-ACC = (TP + TN) / all, dynamic is positive (supplement of C4D), and what it hides.
 
-    ``balanced``: mean of both classes' recall; ``f1`` of the dynamic class; ``base_rate``: share of dynamic; ``always_static``: D-ACC of calling
-    everything static. A ratio without any case is NaN.
+    ``balanced``: mean of both classes' recall; ``f1`` of the dynamic class; ``base_rate``: share of dynamic;
+    ``always_static``: D-ACC of calling everything static. A ratio without any case is NaN.
     """
     predicted, target = predicted.reshape(-1), target.reshape(-1)
     true_positive, true_negative = (predicted & target).sum().double(), (~predicted & ~target).sum().double()

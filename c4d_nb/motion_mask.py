@@ -25,9 +25,9 @@ def fundamental_matrix(
 ) -> Float[Tensor, "3 3"]:
     """F of unit Frobenius norm with ``x_2^T F x_1 = 0`` for static matches.
 
-    ``lmeds``: Least Median of Squares, then one 8-point refit on its own inliers (2.5 robust standard deviations), which takes
-    the median inlier error of 30 % contaminated matches from 0.28 px to 0.04 px. ``magsac``: USAC_MAGSAC. ``8point``: all
-    matches. Raises ``InputError`` below 8 matches or when no F can be found.
+    ``lmeds``: Least Median of Squares, then one 8-point refit on its own inliers (2.5 robust standard deviations),
+    which takes the median inlier error of 30 % contaminated matches from 0.28 px to 0.04 px. ``magsac``: USAC_MAGSAC.
+    ``8point``: all matches. Raises ``InputError`` below 8 matches or when no F can be found.
     """
     if len(uv_1) < 8:
         raise InputError(f"uv_1: expected at least 8 matches for a fundamental matrix, but there are {len(uv_1)}")
@@ -78,9 +78,9 @@ def camera_residual_px(
 ) -> Float[Tensor, "p"]:
     """How far, in px, matches are from what the camera's motion alone, seen at the static matches, allows.
 
-    The root Sampson error of the static matches' fundamental matrix; or, where one homography explains nearly all that F
-    explains (a still or purely rotating camera, a flat scene), the distance to it: F is undetermined there, and
-    anything would fit one.
+    The root Sampson error of the static matches' fundamental matrix; or, where one homography explains nearly all
+    that F explains (a still or purely rotating camera, a flat scene), the distance to it: F is undetermined there,
+    and anything would fit one.
     """
     F = fundamental_matrix(static_1, static_2, method=method)
     H = _homography(static_1, static_2, tolerance_px)
@@ -105,13 +105,13 @@ def epipolar_motion_masks(
 ) -> Bool[Tensor, "t h w"]:
     """The pixels of each frame that move by themselves.
 
-    For every edge (n, m): the static points of frame n, their matches in m by flow, their fundamental matrix, its error at
-    every pixel of n. A pixel is dynamic in the pair above ``threshold`` (of the image diagonal); the mask of n is the union
-    over its pairs. ``votes`` asks for more than a union: the share of a pixel's pairs that must agree.
+    For every edge (n, m): the static points of frame n, their matches in m by flow, their fundamental matrix, its
+    error at every pixel of n. A pixel is dynamic in the pair above ``threshold`` (of the image diagonal); the mask of
+    n is the union over its pairs. ``votes`` asks for more than a union: the share of a pixel's pairs that must agree.
 
-    Static points are tracks visible in n with mobility below one half, queried within the last ``max_age`` frames (the latest
-    tracker window). ``valid`` marks flow that may be believed: elsewhere a pair says nothing. A pair with fewer than 15
-    static points is left out; a frame without any usable pair has an empty mask.
+    Static points are tracks visible in n with mobility below one half, queried within the last ``max_age`` frames
+    (the latest tracker window). ``valid`` marks flow that may be believed: elsewhere a pair says nothing. A pair with
+    fewer than 15 static points is left out; a frame without any usable pair has an empty mask.
     """
     t = len(tracks.uv)
     height, width = flows.shape[1:3]
@@ -132,9 +132,7 @@ def epipolar_motion_masks(
     return masks.reshape(t, height, width)
 
 
-def _static_matches(
-    tracks: Tracks, frame: int, flow: Tensor, believed: Tensor, max_age: int
-) -> tuple[Tensor, Tensor]:
+def _static_matches(tracks: Tracks, frame: int, flow: Tensor, believed: Tensor, max_age: int) -> tuple[Tensor, Tensor]:
     recent = (tracks.query_frame <= frame) & (tracks.query_frame > frame - max_age)
     uv = tracks.uv[frame, recent & tracks.visible[frame] & (tracks.mobility[frame] < 0.5)]
     column, row = uv.round().long().unbind(-1)

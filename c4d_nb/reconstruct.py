@@ -19,8 +19,9 @@ from c4d_nb.errors import InputError
 from c4d_nb.motion_mask import epipolar_motion_masks
 from c4d_nb.pointmaps.densify import densify_depth
 from c4d_nb.pointmaps.grid import PixelGrid
+from c4d_nb.pointmaps.relative_pose import estimate_focal_ratio, pair_matches
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
-from c4d_nb.pointmaps.two_view import TwoViewConfig, two_view_pointmaps
+from c4d_nb.pointmaps.two_view import TwoViewConfig, fill_holes, two_view_pointmaps
 from c4d_nb.smoothing import lift_tracks, smooth_pointmaps
 
 _log = logging.getLogger(__name__)
@@ -39,10 +40,13 @@ class ReconstructConfig:
     mask_threshold: float = 0.002
     """Epipolar error above which a pixel is dynamic in a pair, as a share of the image diagonal."""
     mask_votes: float = 0.3
-    """Share of a pixel's pairs that must call it dynamic. The paper's union is 0; over ten pairs it adds up false alarms."""
+    """Share of a pixel's pairs that must call it dynamic. The paper's union is 0; over ten pairs it adds up false
+    alarms."""
     flow_noise_px: float = 0.5
     assumed_focal: float = 1.2
-    """Focal length over the longer image side where the clip's intrinsics are unknown; stage 1 refines it."""
+    """Focal length over the longer image side, as far as the video itself does not tell; stage 1 refines it."""
+    measured_confidence: float = 2.0
+    """Below it a pixel's depth is a guess, as on movers, and is blended from its measured surroundings."""
     alignment_long_side: int = 96
     """Alignment works on every s-th pixel, s odd, so that the longer side has at most this many."""
     align: AlignConfig = field(default_factory=AlignConfig)
@@ -51,13 +55,16 @@ class ReconstructConfig:
     """Of the random half of the queries."""
 
 
-def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> "Reconstruction":  # noqa: B008 (frozen)
+def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> "Reconstruction":
     """Camera, depth, motion masks and tracks of a clip, without any learned weights. Every step shows its progress.
 
-    Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that moves. A camera
-    that only turns, or stands still before a moving object, gives poses and masks, but its depth is a guess (confidence 1.02).
+    Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that
+    moves. A camera that only turns, or stands still before a moving object, gives poses and masks, but its depth is a
+    guess (confidence 1.02).
     """
     _check_clip(clip)
+    if clip.intrinsics is not None:
+        check_intrinsics(clip.intrinsics)
 
     _log.info("correspondences: flow between pairs of frames, tracks through all of them")
     edges = sliding_window_graph(len(clip), offsets=config.offsets)
@@ -69,14 +76,23 @@ def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> 
 
     _log.info("motion masks: what camera motion cannot explain")
     motion_mask = epipolar_motion_masks(
-        flows, tracks, edges, valid=valid, threshold=config.mask_threshold, votes=config.mask_votes,
+        flows,
+        tracks,
+        edges,
+        valid=valid,
+        threshold=config.mask_threshold,
+        votes=config.mask_votes,
         max_age=config.query_every,
     )
     static = valid & ~motion_mask[edges[:, 0]]
 
     _log.info("pair pointmaps: relative pose and triangulation")
     grid = PixelGrid.within(clip.size, config.alignment_long_side)
-    intrinsics = _first_intrinsics(clip, config)
+    intrinsics = clip.intrinsics
+    if intrinsics is None:
+        matches = pair_matches(flows, static, edges, limit=250)
+        ratio = estimate_focal_ratio(matches, clip.size, expected=config.assumed_focal, noise_px=config.flow_noise_px)
+        intrinsics = pinhole(ratio * max(clip.size), *clip.size).expand(len(clip), 3, 3)
     noise_px = config.flow_noise_px / grid.stride
     grid_flows, grid_masks = grid.sample(flows) / grid.stride, grid.sample(motion_mask)
     pairs = two_view_pointmaps(
@@ -86,8 +102,16 @@ def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> 
     _log.info("stage 1: depth, poses and intrinsics by GA, CMA and CTS")
     known = None if clip.intrinsics is None else grid.intrinsics(clip.intrinsics)
     stage_1 = align(
-        pairs, flows=grid_flows, motion_masks=grid_masks, flow_valid=grid.sample(valid), intrinsics=known, config=config.align
+        pairs,
+        flows=grid_flows,
+        motion_masks=grid_masks,
+        flow_valid=grid.sample(valid),
+        intrinsics=known,
+        config=config.align,
     )
+    scale = stage_1.depth.flatten(1).median(dim=1).values[:, None, None]
+    measured = stage_1.confidence > config.measured_confidence
+    stage_1 = replace(stage_1, depth=scale * fill_holes(stage_1.depth / scale, measured))
 
     _log.info("stage 2: depth by PTS")
     grid_tracks = replace(tracks, uv=grid.to_grid(tracks.uv))
@@ -112,7 +136,12 @@ def _at_full_resolution(
     """Every pixel triangulated with stage 1's cameras, then moved as stage 2 moved the grid's pixels."""
     intrinsics = grid.intrinsics_to_full(stage_1.intrinsics)
     depth, certainty = densify_depth(
-        grid.upsample(stage_1.depth, clip.size), flows, static, edges, intrinsics, stage_1.world_from_cam,
+        grid.upsample(stage_1.depth, clip.size),
+        flows,
+        static,
+        edges,
+        intrinsics,
+        stage_1.world_from_cam,
         noise_px=config.flow_noise_px,
     )
     depth = depth * grid.upsample(stage_2.depth / stage_1.depth, clip.size)
@@ -130,18 +159,14 @@ def _at_full_resolution(
     )
 
 
-def _first_intrinsics(clip: Clip, config: ReconstructConfig) -> Float[Tensor, "t 3 3"]:
-    if clip.intrinsics is not None:
-        return check_intrinsics(clip.intrinsics)
-    return pinhole(config.assumed_focal * max(clip.size), *clip.size).expand(len(clip), 3, 3)
-
-
 def _check_clip(clip: Clip) -> None:
     if len(clip) < 3:
         raise InputError(f"clip: expected at least 3 frames, but it has {len(clip)}")
     contrast = clip.frames.float().std(dim=(1, 2)).max()
     if contrast < 2:
-        raise InputError(f"clip: expected textured frames, but every one is of one colour (contrast {contrast:.1f} of 255)")
+        raise InputError(
+            f"clip: expected textured frames, but every one is of one colour (contrast {contrast:.1f} of 255)"
+        )
 
 
 def _check_motion(flows: Float[Tensor, "e h w 2"]) -> None:

@@ -1,4 +1,4 @@
-"""Smoothing of 3D point trajectories, and carrying it to every pixel by linear blend displacement (supplement of C4D)."""
+"""Smoothing of 3D point trajectories, spread to every pixel by linear blend displacement (supplement of C4D)."""
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ def smooth_trajectories(
 ) -> Float[Tensor, "t n c"]:
     """Moving average of each track in which a sample counts the less, the longer the step that led to it.
 
-    ``w[t] = exp(-decay ||x[t] - x[t-1]||)``, with the first step's weight for t = 0, and ``conv(x w, 1/k) / conv(w, 1/k)`` with zero
-    padding in both. ``decay`` has the unit 1 / length. An invisible or non-finite sample has weight 0, the first
-    one after a gap weight 1; an unseen sample stays, and so does one whose window has no weight.
+    ``w[t] = exp(-decay ||x[t] - x[t-1]||)``, with the first step's weight for t = 0, and ``conv(x w, 1/k) / conv(w,
+    1/k)`` with zero padding in both. ``decay`` has the unit 1 / length. An invisible or non-finite sample has weight
+    0, the first one after a gap weight 1; an unseen sample stays, and so does one whose window has no weight.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise InputError(f"kernel_size: expected an odd number of at least 1, but it is {kernel_size}")
@@ -71,8 +71,9 @@ def smooth_pointmaps(
 ) -> Float[Tensor, "t h w 3"]:
     """The smoothed pointmaps that PTS aims at: tracks lifted to 3D, smoothed, and spread over each frame by LBD.
 
-    ``tracks.uv`` are pixels of the pointmaps. Non-overlapping windows of ``window`` frames, each extended by ``overlap`` frames at
-    both ends, of which only the inner ones are kept; the controls of a frame are its visible tracks.
+    ``tracks.uv`` are pixels of the pointmaps. Non-overlapping windows of ``window`` frames, each extended by
+    ``overlap`` frames at both ends, of which only the inner ones are kept; the controls of a frame are its visible
+    tracks.
     """
     t = len(xyz_world)
     lifted = lift_tracks(xyz_world, tracks)

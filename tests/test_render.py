@@ -79,7 +79,7 @@ def shipped():
 def test_sphere_on_the_axis():
     """Its nearest point lies on the optical axis: 5 m to the centre less the radius."""
     world = scene(body("sphere", (1.5,) * 3, [[0, 0, 2]]))
-    depth, segmentation = cast(world, 0, torch.tensor([[20, 15]]))
+    depth, segmentation = cast(world, 0, torch.tensor([[20.0, 15.0]]))
     assert depth.item() == pytest.approx(3.5, abs=1e-12)
     assert segmentation.item() == 1
     # The limb: rays at an angle whose sine is 1.5 / 5 touch the sphere.
@@ -91,7 +91,7 @@ def test_sphere_on_the_axis():
 def test_ellipsoid_is_a_scaled_sphere_in_its_own_axes():
     quarter = roma.rotvec_to_unitquat(torch.tensor([[0, 0, math.pi / 2]], dtype=torch.float64))
     world = scene(body("ellipsoid", (2.0, 0.5, 0.7), [[0, 0, 2]], quarter))
-    assert cast(world, 0, torch.tensor([[20, 15]]))[0].item() == pytest.approx(3.0, abs=1e-12)
+    assert cast(world, 0, torch.tensor([[20.0, 15.0]]))[0].item() == pytest.approx(3.0, abs=1e-12)
 
 
 def test_box_face_has_one_depth():
@@ -107,7 +107,7 @@ def test_box_face_has_one_depth():
 def test_turned_box_shows_its_edge():
     eighth = roma.rotvec_to_unitquat(torch.tensor([[0, 0, math.pi / 4]], dtype=torch.float64))
     world = scene(body("box", (1.0, 1.0, 1.0), [[0, 0, 2]], eighth))
-    assert cast(world, 0, torch.tensor([[20, 15]]))[0].item() == pytest.approx(5 - math.sqrt(2), abs=1e-12)
+    assert cast(world, 0, torch.tensor([[20.0, 15.0]]))[0].item() == pytest.approx(5 - math.sqrt(2), abs=1e-12)
 
 
 def test_empty_room_is_floor_and_walls():
@@ -123,7 +123,7 @@ def test_empty_room_is_floor_and_walls():
 
 def test_camera_inside_a_body_sees_its_inside():
     world = scene(body("sphere", (1.0,) * 3, [[0, -5, 2]]), body("box", (2.0,) * 3, [[0, -5, 2]]))
-    assert cast(world, 0, torch.tensor([[20, 15]]))[0].item() == pytest.approx(1.0, abs=1e-12)
+    assert cast(world, 0, torch.tensor([[20.0, 15.0]]))[0].item() == pytest.approx(1.0, abs=1e-12)
 
 
 def test_look_at_is_upright():
@@ -266,6 +266,7 @@ def test_one_frame_has_no_flow():
         ("n_tracks", lambda: render_clip(scene(), fps=12, samples=1, n_tracks=0)),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_errors_name_the_argument(name, make):
     with pytest.raises(InputError, match=f"^{name}: expected"):
         make()

@@ -29,8 +29,8 @@ class Guess:
 def initialise(pairs: PairPointmaps, intrinsics: Float[Tensor, "t 3 3"]) -> Guess:
     """Chain the pointmaps along the tree, then one camera a frame by PnP and one similarity a pair by Procrustes.
 
-    The world is the camera of the tree's root; its scale makes the geometric mean of the pairs' scales one half, as stage 1
-    pins it.
+    The world is the camera of the tree's root; its scale makes the geometric mean of the pairs' scales one half, as
+    stage 1 pins it.
     """
     xyz_world = _chain_pointmaps(pairs, len(intrinsics))
     world_from_pair = _fit_pairs(pairs, xyz_world)
@@ -38,7 +38,9 @@ def initialise(pairs: PairPointmaps, intrinsics: Float[Tensor, "t 3 3"]) -> Gues
     xyz_world = xyz_world * scale
     world_from_pair[:, :3] *= scale
     confidence = frame_confidence(pairs, len(intrinsics))
-    world_from_cam = torch.stack([_camera_pose(*frame) for frame in zip(xyz_world, confidence, intrinsics, strict=True)])
+    world_from_cam = torch.stack(
+        [_camera_pose(*frame) for frame in zip(xyz_world, confidence, intrinsics, strict=True)]
+    )
     depth = transform(invert(world_from_cam), xyz_world.flatten(1, 2))[..., 2].reshape(confidence.shape)
     floor = 0.01 * depth.flatten(1).median(dim=1).values.clamp(min=1e-3)
     return Guess(depth.clamp(min=floor[:, None, None]), intrinsics, world_from_cam, world_from_pair)
@@ -61,9 +63,7 @@ def estimate_focal(
     return focal
 
 
-def spanning_tree(
-    edges: Int[Tensor, "e 2"], score: Float[Tensor, "e"], t: int
-) -> Iterator[tuple[int, int, int]]:
+def spanning_tree(edges: Int[Tensor, "e 2"], score: Float[Tensor, "e"], t: int) -> Iterator[tuple[int, int, int]]:
     """(edge, parent frame, child frame) of the tree of largest scores, from the best edge outwards.
 
     Raises ``InputError`` where the graph does not join all frames.
@@ -101,7 +101,9 @@ def _chain_pointmaps(pairs: PairPointmaps, t: int) -> Float[Tensor, "t h w 3"]:
     confidence = torch.ones(t, *pairs.conf_1.shape[1:]).to(pairs.conf_1)
     for step, (edge, parent, child) in enumerate(spanning_tree(pairs.edges.cpu(), score, t)):
         own = int(pairs.edges[edge, 1] == parent)
-        (xyz_parent, conf_parent), (xyz_child, conf_child) = ((x[edge], c[edge]) for x, c in (members[own], members[1 - own]))
+        (xyz_parent, conf_parent), (xyz_child, conf_child) = (
+            (x[edge], c[edge]) for x, c in (members[own], members[1 - own])
+        )
         if step == 0:
             xyz_world[parent], confidence[parent] = xyz_parent, conf_parent
         weight = (conf_parent.log() * confidence[parent].log()).sqrt().reshape(-1)
@@ -119,11 +121,19 @@ def _fit_pairs(pairs: PairPointmaps, xyz_world: Tensor) -> Float[Tensor, "e 4 4"
 
 
 def _similarity(
-    source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"]
+    source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"], *, passes: int = 6
 ) -> Float[Tensor, "*b 4 4"]:
-    """target_from_source with the scale multiplied in."""
-    scale, rotation, translation = fit_similarity(source, target, weight)
-    return pose(scale[..., None, None] * rotation, translation)
+    """target_from_source with the scale multiplied in, for the sum of weighted distances as in GA.
+
+    Procrustes in least squares, reweighted by the inverse distance: a few far points that are wrong must not decide.
+    """
+    robust = weight
+    for _ in range(passes):
+        scale, rotation, translation = fit_similarity(source, target, robust)
+        target_from_source = pose(scale[..., None, None] * rotation, translation)
+        distance = (transform(target_from_source, source) - target).norm(dim=-1)
+        robust = weight / distance.clamp(min=1e-3 * distance.mean(-1, keepdim=True) + 1e-9)
+    return target_from_source
 
 
 def _camera_pose(xyz_world: Tensor, confidence: Tensor, intrinsics: Tensor) -> Float[Tensor, "4 4"]:
@@ -134,8 +144,13 @@ def _camera_pose(xyz_world: Tensor, confidence: Tensor, intrinsics: Tensor) -> F
     uv = pixel_grid(h, w).reshape(-1, 2)[chosen.cpu()].double().numpy()
     cv2.setRNGSeed(0)
     found, rotvec, translation, _ = cv2.solvePnPRansac(
-        points, uv, intrinsics.double().cpu().numpy(), None,
-        iterationsCount=100, reprojectionError=max(h, w) / 100, flags=cv2.SOLVEPNP_SQPNP,
+        points,
+        uv,
+        intrinsics.double().cpu().numpy(),
+        None,
+        iterationsCount=100,
+        reprojectionError=max(h, w) / 100,
+        flags=cv2.SOLVEPNP_SQPNP,
     )
     if not found:
         return torch.eye(4).to(xyz_world)

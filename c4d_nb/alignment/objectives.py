@@ -1,7 +1,7 @@
 """The objectives of C4D as pure functions: GA, CMA, CTS (stage 1) and PTS (stage 2).
 
-Points are stored coordinate-first, ``(..., 3, p)`` with p pixels in row order: a pose then acts by one matrix product, and
-norms run over contiguous rows.
+Points are stored coordinate-first, ``(..., 3, p)`` with p pixels in row order: a pose then acts by one matrix
+product, and norms run over contiguous rows.
 """
 
 from dataclasses import dataclass
@@ -42,8 +42,9 @@ def global_alignment(
 ) -> Float[Tensor, ""]:
     """GA: each pair's pointmaps, moved by one similarity, meet the frames' points.
 
-    ``sum over edges, members v, pixels of log C ||X^v - sigma_e P_e X^{v;e}||_2``, each half divided by its pixel count (DUSt3R).
-    ``world_from_pair`` holds sigma multiplied into its upper three rows. The norm is Euclidean: not squared, not by coordinate.
+    ``sum over edges, members v, pixels of log C ||X^v - sigma_e P_e X^{v;e}||_2``, each half divided by its pixel
+    count (DUSt3R). ``world_from_pair`` holds sigma multiplied into its upper three rows. The norm is Euclidean: not
+    squared, not by coordinate.
     """
     similarity = world_from_pair[observed.edge]
     predicted = torch.baddbmm(similarity[:, :3, 3:], similarity[:, :3, :3], observed.xyz)
@@ -62,8 +63,9 @@ def camera_motion_alignment(
 ) -> Float[Tensor, ""]:
     """CMA: the flow that camera motion alone causes agrees with optical flow on the static pixels.
 
-    Smooth-L1 (beta 1 px) of ego-flow minus flow for every edge (n, m) at the pixels of n that ``static`` keeps; coordinates
-    off by more than ``max_error_px`` are dropped, and so are points behind m; the mean over what remains (MonST3R's form).
+    Smooth-L1 (beta 1 px) of ego-flow minus flow for every edge (n, m) at the pixels of n that ``static`` keeps;
+    coordinates off by more than ``max_error_px`` are dropped, and so are points behind m; the mean over what remains
+    (MonST3R's form).
     """
     n, m = edges.unbind(-1)
     ego = ego_flow(xyz_world.index_select(0, n), cam_from_world[m], intrinsics[m], flows.shape[1:3])
@@ -110,8 +112,8 @@ def point_trajectory_smoothness(
 ) -> Float[Tensor, ""]:
     """PTS: mean distance between the pointmaps and their smoothed version, which is a constant target.
 
-    The paper's "L1" is read as the sum of Euclidean distances, as in GA: a sum over coordinates would depend on how the world
-    frame happens to be turned.
+    The paper's "L1" is read as the sum of Euclidean distances, as in GA: a sum over coordinates would depend on how
+    the world frame happens to be turned.
     """
     return _length(xyz_world - smoothed).mean()
 
@@ -126,6 +128,6 @@ def frame_points(
 
 
 def _length(vectors: Float[Tensor, "b 3 p"]) -> Float[Tensor, "b p"]:
-    """Euclidean norm with gradient 0 at 0. Written out, as torch's norm over a strided axis takes eight times longer on a CPU."""
+    """Euclidean norm with gradient 0 at 0. Written out: torch's norm over a strided axis is 8 times slower on a CPU."""
     x, y, z = vectors.unbind(1)
     return (x * x + y * y + z * z).clamp(min=1e-30).sqrt()

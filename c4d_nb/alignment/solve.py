@@ -1,4 +1,4 @@
-"""Two-stage optimisation: depth, poses and intrinsics by GA + CMA + CTS, then depth alone by PTS (supplement of C4D)."""
+"""Two-stage optimisation (supplement of C4D): depth, poses and intrinsics by GA + CMA + CTS, then depth by PTS."""
 
 from dataclasses import dataclass, field, replace
 
@@ -72,12 +72,12 @@ def align(
     motion_masks: Bool[Tensor, "t h w"] | None = None,
     flow_valid: Bool[Tensor, "e h w"] | None = None,
     intrinsics: Float[Tensor, "t 3 3"] | None = None,
-    config: AlignConfig = AlignConfig(),  # noqa: B008 (frozen)
+    config: AlignConfig = AlignConfig(),
 ) -> Alignment:
     """Stage 1: bring all pairs into one world. Free are depth, poses and focal; the principal point stays.
 
-    ``flows`` (px of the pointmaps' pixels) drive CMA at pixels that are not in ``motion_masks`` and are ``flow_valid``; without
-    flows there is no CMA. Known ``intrinsics`` are kept as they are.
+    ``flows`` (px of the pointmaps' pixels) drive CMA at pixels that are not in ``motion_masks`` and are
+    ``flow_valid``; without flows there is no CMA. Known ``intrinsics`` are kept as they are.
     """
     t = int(pairs.edges.max()) + 1
     h, w = pairs.conf_1.shape[1:]
@@ -119,7 +119,7 @@ def align(
 def refine_depth(
     alignment: Alignment,
     smoothed: Float[Tensor, "t h w 3"],
-    config: RefineConfig = RefineConfig(),  # noqa: B008 (frozen)
+    config: RefineConfig = RefineConfig(),
 ) -> Alignment:
     """Stage 2 (PTS): move depth, and only depth, until the pointmaps meet their ``smoothed`` version in the world."""
     log_depth = alignment.depth.log().requires_grad_()
@@ -129,14 +129,17 @@ def refine_depth(
         xyz_world = frame_points(log_depth.exp(), alignment.intrinsics, alignment.world_from_cam)
         return {"pts": point_trajectory_smoothness(xyz_world, target)}
 
-    losses = _minimise(objective, [log_depth], config.iterations, config.learning_rate, config.learning_rate, (0.9, 0.999))
+    losses = _minimise(
+        objective, [log_depth], config.iterations, config.learning_rate, config.learning_rate, (0.9, 0.999)
+    )
     return replace(alignment, depth=log_depth.detach().exp(), losses=alignment.losses | losses)
 
 
 def nearest_depth(
     smoothed: Float[Tensor, "t h w 3"], intrinsics: Float[Tensor, "t 3 3"], world_from_cam: Float[Tensor, "t 4 4"]
 ) -> Float[Tensor, "t h w"]:
-    """What ``refine_depth`` converges to, in closed form: the foot of the perpendicular from the target on the pixel's ray."""
+    """What ``refine_depth`` converges to, in closed form: the foot of the perpendicular from the target on the
+    pixel's ray."""
     t, h, w = smoothed.shape[:3]
     xyz_cam = transform(invert(world_from_cam), smoothed.flatten(1, 2))
     ray = rays(intrinsics, pixel_grid(h, w, like=smoothed).reshape(-1, 2))
@@ -147,8 +150,8 @@ def nearest_depth(
 class _Scene:
     """The free parameters of stage 1 in DUSt3R's encoding, and the values they stand for.
 
-    Log-depth; quaternions normalised on use; translations as ``sign(x) log(1 + |x|)``; focal as 20 log f; a log-scale a pair
-    whose mean is pinned (geometric mean one half), or everything would shrink to a point.
+    Log-depth; quaternions normalised on use; translations as ``sign(x) log(1 + |x|)``; focal as 20 log f; a log-scale
+    a pair whose mean is pinned (geometric mean one half), or everything would shrink to a point.
     """
 
     def __init__(self, guess: Guess, shared_focal: bool, known_intrinsics: bool):

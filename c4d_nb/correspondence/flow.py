@@ -55,8 +55,8 @@ def forward_backward_consistent(
 ) -> Bool[Tensor, "h w"]:
     """Does the match return to where it began, and does it lie inside the image?
 
-    Sundaram et al. (ECCV 2010): |f + b(x + f)|^2 < relative (|f|^2 + |b|^2) + absolute, in px^2. A pixel that is occluded
-    in the other frame, or whose flow is wrong, fails.
+    Sundaram et al. (ECCV 2010): |f + b(x + f)|^2 < relative (|f|^2 + |b|^2) + absolute, in px^2. A pixel that is
+    occluded in the other frame, or whose flow is wrong, fails.
     """
     target = pixel_grid(*forward.shape[:2], like=forward) + forward
     returned = sample_map(backward, target)

@@ -13,7 +13,8 @@ from c4d_nb.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class GridQueries:
-    """The query points of one frame: the gradient point of every cell, row by row, then the random point of every cell."""
+    """The query points of one frame: the gradient point of every cell, row by row, then the random point of every
+    cell."""
 
     uv: Float[Tensor, "n 2"]
     is_gradient: Bool[Tensor, "n"]
@@ -27,9 +28,7 @@ class Queries:
     frame: Int[Tensor, "n"]
 
 
-def sample_grid_queries(
-    frame: UInt8[Tensor, "h w 3"], *, cell: int = 20, generator: torch.Generator
-) -> GridQueries:
+def sample_grid_queries(frame: UInt8[Tensor, "h w 3"], *, cell: int = 20, generator: torch.Generator) -> GridQueries:
     """Two queries a cell of ``cell`` x ``cell`` px: its pixel of largest image gradient, and one at random.
 
     The cells start at the top left; those cut off by the right and lower border are cells too. The gradient is the

@@ -3,7 +3,6 @@
 ``track_by_flow`` is the weight-free tracker: optical flow chained from frame to frame, in both directions of time.
 """
 
-import cv2
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
@@ -21,9 +20,9 @@ def track_by_flow(
 ) -> Tracks:
     """Follow the queries by chaining flow between neighbouring frames, forward and backward in time.
 
-    A track is lost, for good, where the flow fails its forward-backward check or leaves the image: from there on it is
-    invisible and keeps its last position. Confidence falls with the distance in frames from the query, as a chain drifts.
-    Mobility comes from the track's own epipolar residual against all other tracks (``epipolar_mobility``).
+    A track is lost, for good, where the flow fails its forward-backward check or leaves the image: from there on it
+    is invisible and keeps its last position. Confidence falls with the distance in frames from the query, as a chain
+    drifts. Mobility comes from the track's own epipolar residual against all other tracks (``epipolar_mobility``).
     """
     edges = sliding_window_graph(len(frames), offsets=(1,))
     flows, valid = estimate_flows(frames, edges)
@@ -51,9 +50,9 @@ def epipolar_mobility(
 ) -> Float[Tensor, "t n"]:
     """Mobility without a network: 1/2 where a track's motion is ``tolerance_px`` from what the camera allows.
 
-    For each horizon and frame, F of all tracks seen in both frames by a robust estimator (the majority is taken to be static,
-    which a learned tracker need not assume), and each track's residual r. A track's mobility is r^2 / (r^2 + tolerance^2) for
-    the upper quartile of its residuals: one number a track, as Kubric's label is, in all its frames.
+    For each horizon and frame, F of all tracks seen in both frames by a robust estimator (the majority is taken to be
+    static, which a learned tracker need not assume), and each track's residual r. A track's mobility is r^2 / (r^2 +
+    tolerance^2) for the upper quartile of its residuals: one number a track, as Kubric's label is, in all its frames.
     """
     t, n = visible.shape
     residuals = [torch.full((n,), torch.nan)]

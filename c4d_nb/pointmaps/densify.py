@@ -1,7 +1,6 @@
-"""Full-resolution depth from a coarse alignment: every pixel triangulated in all partner frames at once, poses known."""
+"""Full-resolution depth from a coarse alignment: each pixel triangulated in all partner frames at once."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
@@ -23,10 +22,11 @@ def densify_depth(
 ) -> tuple[Float[Tensor, "t h w"], Float[Tensor, "t h w"]]:
     """The most likely depth of each pixel, and how many standard deviations it is known to (depth / its deviation).
 
-    Every usable match of a pixel in a partner frame is a linear equation in its depth d: ``q x (d R r + T) = 0`` for the ray r
-    of the pixel and q of its match. They are solved together with a ``prior`` depth of relative deviation ``prior_std``, each
-    weighted by its deviation of ``noise_px`` in the image and, robustly, by ``exp(-e^2 / 2)`` of its reprojection error e at the
-    depth of the pass before. Where nothing is usable, as on movers, the prior stays and the certainty is 0.
+    Every usable match of a pixel in a partner frame is a linear equation in its depth d: ``q x (d R r + T) = 0`` for
+    the ray r of the pixel and q of its match. They are solved together with a ``prior`` depth of relative deviation
+    ``prior_std``, each weighted by its deviation of ``noise_px`` in the image and, robustly, by ``exp(-e^2 / 2)`` of
+    its reprojection error e at the depth of the pass before. Where nothing is usable, as on movers, the prior stays
+    and the certainty is 0.
     """
     depth, certainty = prior.clone(), torch.zeros_like(prior)
     grid = pixel_grid(*prior.shape[1:], like=prior)

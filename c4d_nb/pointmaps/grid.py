@@ -13,7 +13,8 @@ from c4d_nb.errors import InputError
 
 @dataclass(frozen=True)
 class PixelGrid:
-    """Pixel ``(i, j)`` of the grid is pixel ``stride (i, j) + (stride - 1) / 2`` of the full image; ``stride`` is odd, so that is one."""
+    """Pixel ``(i, j)`` of the grid is pixel ``stride (i, j) + (stride - 1) / 2`` of the full image; ``stride`` is
+    odd, so that is one."""
 
     stride: int
 

@@ -6,9 +6,6 @@ without parallax a pair has a rotation but no depth, and says so by its confiden
 
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
-import roma
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -18,10 +15,14 @@ from tqdm import tqdm
 from c4d_nb.camera import invert, pixel_grid, pose, rays, transform
 from c4d_nb.clip import PairPointmaps
 from c4d_nb.correspondence.flow import reverse_edges
-from c4d_nb.motion_mask import MIN_STATIC_POINTS
+from c4d_nb.pointmaps.relative_pose import dehomogenise, pair_matches, relative_pose
 
 FLAT_CONFIDENCE = 1.02
 """Of depth that is a guess: filled in from its surroundings, or a pair without parallax."""
+
+MAX_DEPTH = 20.0
+"""Farthest depth of a pair, over its median: beyond it parallax is noise, and nothing that far weighs on the
+alignment."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class TwoViewConfig:
     """Parallax, in noises, above which confidence grows no more."""
     min_parallax: float = 3.0
     """Median parallax, in noises, below which a pair counts as having none."""
+    agreement: float = 0.2
+    """Relative depth error, against a frame's other pairs, at which confidence falls to exp(-1/2)."""
+    min_agreement: float = 0.4
+    """Mean agreement below which a pair's translation is not believed: it then counts as without parallax."""
 
 
 def two_view_pointmaps(
@@ -39,67 +44,32 @@ def two_view_pointmaps(
     usable: Bool[Tensor, "e h w"],
     edges: Int[Tensor, "e 2"],
     intrinsics: Float[Tensor, "3 3"],
-    config: TwoViewConfig = TwoViewConfig(),  # noqa: B008 (frozen)
+    config: TwoViewConfig = TwoViewConfig(),
 ) -> PairPointmaps:
     """Both pointmaps of every edge from flow n -> m alone, at the flow's resolution.
 
-    ``usable`` marks static pixels whose flow may be believed; ``edges`` hold both directions of every pair. Each pair's scale is
-    its own: median depth 1. Confidence is ``1 + s exp(-r^2 / 2)`` with s the parallax and r the epipolar error, both in units
-    of ``noise_px`` (s saturates). Pixels that were not triangulated take the depth of their surroundings (``fill_holes``)
-    at confidence 1.02. A pair without parallax keeps the rotation, no translation, and depth 1 at confidence 1.02.
+    ``usable`` marks static pixels whose flow may be believed; ``edges`` hold both directions of every pair. Each
+    pair's scale is its own: median depth 1. Confidence is ``1 + s exp(-r^2 / 2)`` with s the parallax and r the
+    epipolar error, both in units of ``noise_px`` (s saturates). Pixels that were not triangulated take the depth of
+    their surroundings (``fill_holes``) at confidence 1.02. A pair without parallax keeps the rotation, no
+    translation, and depth 1 at confidence 1.02.
     """
     back = reverse_edges(edges)
-    forward = edges[:, 0] < edges[:, 1]
-    pairs = torch.nonzero(forward)[:, 0].tolist()
-    m_from_n = torch.eye(4).repeat(len(edges), 1, 1)
-    for i in tqdm(pairs, desc="two-view poses", unit="pair", leave=False):
-        j = int(back[i])
-        m_from_n[i] = relative_pose(flows[i], usable[i], flows[j], usable[j], intrinsics, config)
-        m_from_n[j] = invert(m_from_n[i])
+    m_from_n, turn = _relative_poses(flows, usable, edges, intrinsics, config)
     depth, confidence = triangulate(flows, usable, m_from_n, intrinsics, config)
+    agreement = depth_agreement(depth, confidence, edges, config.agreement)
+    trusted = _mean_agreement(agreement, confidence, back) > config.min_agreement
+    confidence = 1 + (confidence - 1) * agreement * trusted[:, None, None]
+    m_from_n = torch.where(trusted[:, None, None], m_from_n, turn)
+
     scale = _median_depth(depth, confidence)
     scale = (scale + scale[back]) / 2
-    depth = fill_holes(depth / scale[:, None, None], confidence > 1)
+    depth = fill_holes((depth / scale[:, None, None]).clamp(1 / MAX_DEPTH, MAX_DEPTH), confidence > 1)
     confidence = confidence.clamp(min=FLAT_CONFIDENCE)
-    ray = rays(intrinsics, pixel_grid(*depth.shape[1:], like=depth))
-    xyz = depth[..., None] * ray
-    n_from_m = m_from_n[back].clone()
-    n_from_m[:, :3, 3] /= scale[:, None]
+    xyz = depth[..., None] * rays(intrinsics, pixel_grid(*depth.shape[1:], like=depth))
+    n_from_m = pose(m_from_n[back, :3, :3], m_from_n[back, :3, 3] / scale[:, None])
     xyz_2 = transform(n_from_m, xyz[back].flatten(1, 2)).reshape(xyz.shape)
     return PairPointmaps(edges=edges, xyz_1=xyz, xyz_2=xyz_2, conf_1=confidence, conf_2=confidence[back])
-
-
-def relative_pose(
-    flow: Float[Tensor, "h w 2"],
-    usable: Bool[Tensor, "h w"],
-    back_flow: Float[Tensor, "h w 2"],
-    back_usable: Bool[Tensor, "h w"],
-    intrinsics: Float[Tensor, "3 3"],
-    config: TwoViewConfig,
-) -> Float[Tensor, "4 4"]:
-    """m_from_n from the flows n -> m and m -> n, translation of length 1; a pure rotation where there is no parallax.
-
-    The essential matrix by USAC_MAGSAC on at most 2,000 matches of both flows, refined by OpenCV, decomposed by the points'
-    being in front of both cameras.
-    """
-    uv_n, uv_m = _matches(flow, usable)
-    back_m, back_n = _matches(back_flow, back_usable)
-    uv_n, uv_m = torch.cat([uv_n, back_n]), torch.cat([uv_m, back_m])
-    if len(uv_n) < MIN_STATIC_POINTS:
-        return torch.eye(4)
-    ray_n, ray_m = rays(intrinsics, uv_n), rays(intrinsics, uv_m)
-    rotation = _pure_rotation(ray_n, ray_m)
-    focal = float(intrinsics[0, 0])
-    parallax = focal * (_dehomogenise(ray_n @ rotation.T) - _dehomogenise(ray_m)).norm(dim=-1) / config.noise_px
-    if parallax.median() < config.min_parallax:
-        return pose(rotation, torch.zeros(3))
-    points_n, points_m = (r[:, :2].double().numpy() for r in (ray_n, ray_m))
-    cv2.setRNGSeed(0)
-    E, inliers = cv2.findEssentialMat(points_n, points_m, np.eye(3), cv2.USAC_MAGSAC, 0.999, 2 * config.noise_px / focal)
-    if E is None or E.shape != (3, 3):
-        return pose(rotation, torch.zeros(3))
-    _, R, T, _ = cv2.recoverPose(E, points_n, points_m, np.eye(3), mask=inliers)
-    return pose(torch.from_numpy(R).float(), torch.from_numpy(T[:, 0]).float())
 
 
 def triangulate(
@@ -122,15 +92,52 @@ def triangulate(
     a, b = torch.linalg.cross(seen, turned), torch.linalg.cross(seen, translation)
     depth = -(a * b).sum(-1) / a.square().sum(-1).clamp(min=1e-12)
     moved = depth[..., None] * turned + translation
-    parallax = focal * (_dehomogenise(turned) - seen[..., :2]).norm(dim=-1) / config.noise_px
-    error = focal * (_dehomogenise(moved) - seen[..., :2]).norm(dim=-1) / config.noise_px
+    parallax = focal * (dehomogenise(turned) - seen[..., :2]).norm(dim=-1) / config.noise_px
+    error = focal * (dehomogenise(moved) - seen[..., :2]).norm(dim=-1) / config.noise_px
     good = usable & (depth > 0) & (moved[..., 2] > 0) & (translation.square().sum(-1) > 0)
     confidence = 1 + good * parallax.clamp(max=config.saturation) * torch.exp(-error.square() / 2)
     return torch.where(good, depth, torch.ones_like(depth)), confidence
 
 
+def depth_agreement(
+    depth: Float[Tensor, "e h w"], confidence: Float[Tensor, "e h w"], edges: Int[Tensor, "e 2"], tolerance: float
+) -> Float[Tensor, "e h w"]:
+    """How well each pair's depth agrees with the other pairs of its first frame, in [0, 1] by pixel.
+
+    ``exp(-x^2 / 2)`` for x the log-ratio to the frame's consensus over ``tolerance``. The consensus is the weighted
+    median over the frame's pairs, each at its own best scale. A wrong relative pose, which flow and epipolar error
+    alone do not show, bends a pair's depth away from it.
+    """
+    weight = confidence.log().flatten(1)
+    log_depth = depth.clamp(1e-3, 1e3).log().flatten(1)
+    agreement = torch.ones_like(weight)
+    for frame in edges[:, 0].unique():
+        pairs = torch.nonzero(edges[:, 0] == frame)[:, 0]
+        aligned = log_depth[pairs]
+        for _ in range(4):
+            error = aligned - _weighted_median(aligned, weight[pairs] * agreement[pairs])
+            aligned = aligned - _weighted_median(error.T, weight[pairs].T)[:, None]
+            agreement[pairs] = torch.exp(-(error / tolerance).square() / 2)
+    return agreement.reshape(depth.shape)
+
+
+def _weighted_median(values: Float[Tensor, "k n"], weight: Float[Tensor, "k n"]) -> Float[Tensor, "n"]:
+    """Along the first axis; any value where all weights are 0."""
+    ranked, order = values.sort(dim=0)
+    total = weight.gather(0, order).cumsum(dim=0)
+    middle = (total < total[-1:] / 2).sum(dim=0, keepdim=True).clamp(max=len(values) - 1)
+    return ranked.gather(0, middle)[0]
+
+
+def _mean_agreement(agreement: Tensor, confidence: Tensor, back: Tensor) -> Float[Tensor, "e"]:
+    """Mean agreement of a pair's pixels, the lower of its two directions, which share one pose; 0 without any depth."""
+    weight = confidence.log()
+    mean = (agreement * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-9)
+    return torch.minimum(mean, mean[back])
+
+
 def fill_holes(depth: Float[Tensor, "e h w"], known: Bool[Tensor, "e h w"]) -> Float[Tensor, "e h w"]:
-    """Depth where it is not known: inverse depth blended from the known surroundings, the nearer the heavier (pull-push).
+    """Depth where it is not known: inverse depth blended from the known surroundings, nearer ones heavier (pull-push).
 
     A map without any known depth becomes 1 everywhere.
     """
@@ -148,30 +155,22 @@ def fill_holes(depth: Float[Tensor, "e h w"], known: Bool[Tensor, "e h w"]) -> F
     return torch.where(known, depth, 1 / filled[:, 0].clamp(min=1e-6))
 
 
-def _matches(flow: Tensor, usable: Tensor, limit: int = 1000) -> tuple[Tensor, Tensor]:
-    """At most ``limit`` usable matches, evenly spread in row order."""
-    index = torch.nonzero(usable.reshape(-1))[:, 0]
-    index = index[torch.linspace(0, len(index) - 1, min(limit, len(index))).long()] if len(index) else index
-    uv = pixel_grid(*flow.shape[:2], like=flow).reshape(-1, 2)[index]
-    return uv, uv + flow.reshape(-1, 2)[index]
-
-
-def _pure_rotation(ray_n: Tensor, ray_m: Tensor) -> Tensor:
-    """The rotation that explains most of the matches: Procrustes on unit rays, reweighted five times against outliers."""
-    unit_n, unit_m = F.normalize(ray_n, dim=-1), F.normalize(ray_m, dim=-1)
-    weight = torch.ones(len(ray_n))
-    for _ in range(5):
-        rotation = roma.special_procrustes((unit_m * weight[:, None]).T @ unit_n)
-        error = (unit_n @ rotation.T - unit_m).norm(dim=-1)
-        weight = 1 / error.clamp(min=1e-4)
-    return rotation
+def _relative_poses(
+    flows: Tensor, usable: Tensor, edges: Tensor, intrinsics: Tensor, config: TwoViewConfig
+) -> tuple[Float[Tensor, "e 4 4"], Float[Tensor, "e 4 4"]]:
+    """(m_from_n, pure rotation) of every edge; the two directions of a pair are each other's inverse."""
+    matches = pair_matches(flows, usable, edges)
+    m_from_n, turn = torch.eye(4).repeat(2, len(edges), 1, 1)
+    back = reverse_edges(edges).tolist()
+    forward = torch.nonzero(edges[:, 0] < edges[:, 1])[:, 0].tolist()
+    for i in tqdm(forward, desc="two-view poses", unit="pair", leave=False):
+        found = relative_pose(*matches[i], intrinsics, noise_px=config.noise_px, min_parallax=config.min_parallax)
+        m_from_n[i], turn[i] = found.m_from_n, found.turn
+        m_from_n[back[i]], turn[back[i]] = invert(found.m_from_n), invert(found.turn)
+    return m_from_n, turn
 
 
 def _median_depth(depth: Tensor, confidence: Tensor) -> Tensor:
     """Of the triangulated pixels of each map; 1 where there are none."""
     known = torch.where(confidence > 1, depth, torch.full_like(depth, torch.nan)).flatten(1)
     return known.nanmedian(dim=1).values.nan_to_num(1.0)
-
-
-def _dehomogenise(xyz: Tensor) -> Tensor:
-    return xyz[..., :2] / torch.where(xyz[..., 2:].abs() < 1e-9, torch.full_like(xyz[..., 2:], 1e-9), xyz[..., 2:])

@@ -61,7 +61,7 @@ def viewer_payload(result: Reconstruction, *, max_points: int, min_confidence: f
     static, dynamic = _choose_pixels(result, max_points, min_confidence)
     cloud, scene_point = _pack_points(result, static, dynamic)
     t, height, width = result.depth.shape
-    up = _world_up(result.world_from_cam)
+    up = world_up(result.world_from_cam)
     return {
         "title": title,
         "fps": float(result.clip.fps) or 24.0,
@@ -233,7 +233,7 @@ def _pack_tracks(result: Reconstruction) -> dict[str, object]:
     return {"count": len(chosen), "mobility": mobility[chosen].tolist(), "xyz": _deflate(tracks.numpy().astype("<f4"))}
 
 
-def _world_up(world_from_cam: Float[Tensor, "t 4 4"]) -> Float[Tensor, "3"]:
+def world_up(world_from_cam: Float[Tensor, "t 4 4"]) -> Float[Tensor, "3"]:
     """The cameras' mean -y axis; the first camera's where they cancel."""
     axes = -world_from_cam[:, :3, 1].double().cpu()
     mean = axes.mean(dim=0)

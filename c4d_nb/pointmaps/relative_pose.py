@@ -1,0 +1,136 @@
+"""Relative pose and focal length from the flow of a pair, both directions taken together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import roma
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from c4d_nb.camera import pinhole, pixel_grid, pose, rays
+from c4d_nb.correspondence.flow import reverse_edges
+from c4d_nb.motion_mask import MIN_STATIC_POINTS, sampson_error
+
+
+@dataclass(frozen=True, eq=False)
+class RelativePose:
+    """From frame n to frame m. ``m_from_n`` has a translation of length 1, or 0 where there is no parallax."""
+
+    m_from_n: Float[Tensor, "4 4"]
+    turn: Float[Tensor, "4 4"]
+    """The pure rotation that explains the flow best."""
+
+
+def relative_pose(
+    uv_n: Float[Tensor, "p 2"],
+    uv_m: Float[Tensor, "p 2"],
+    intrinsics: Float[Tensor, "3 3"],
+    *,
+    noise_px: float,
+    min_parallax: float,
+) -> RelativePose:
+    """The essential matrix by USAC_MAGSAC, decomposed by the points' being in front of both cameras.
+
+    Where one rotation explains the matches, that is where it leaves a median parallax below ``min_parallax`` times
+    ``noise_px``, there is no translation to find, and any would fit.
+    """
+    if len(uv_n) < MIN_STATIC_POINTS:
+        return RelativePose(torch.eye(4), torch.eye(4))
+    ray_n, ray_m = rays(intrinsics, uv_n), rays(intrinsics, uv_m)
+    rotation = _pure_rotation(ray_n, ray_m)
+    turn = pose(rotation, torch.zeros(3))
+    focal = float(intrinsics[0, 0])
+    parallax_px = focal * (dehomogenise(ray_n @ rotation.T) - ray_m[:, :2]).norm(dim=-1)
+    if parallax_px.median() < min_parallax * noise_px:
+        return RelativePose(turn, turn)
+    points_n, points_m = (ray[:, :2].double().numpy() for ray in (ray_n, ray_m))
+    E, inliers = _essential_matrix(points_n, points_m, 2 * noise_px / focal)
+    if E is None:
+        return RelativePose(turn, turn)
+    _, R, T, _ = cv2.recoverPose(E, points_n, points_m, np.eye(3), mask=inliers)
+    return RelativePose(pose(torch.from_numpy(R).float(), torch.from_numpy(T[:, 0]).float()), turn)
+
+
+def pair_matches(
+    flows: Float[Tensor, "e h w 2"], usable: Bool[Tensor, "e h w"], edges: Int[Tensor, "e 2"], *, limit: int = 1000
+) -> list[tuple[Tensor, Tensor]]:
+    """(uv in n, uv in m) of every edge: at most ``limit`` usable matches of its flow and as many of its reverse's."""
+    one_way = [_spread_matches(flow, good, limit) for flow, good in zip(flows, usable, strict=True)]
+    return [
+        (torch.cat([uv_n, one_way[back][1]]), torch.cat([uv_m, one_way[back][0]]))
+        for (uv_n, uv_m), back in zip(one_way, reverse_edges(edges).tolist(), strict=True)
+    ]
+
+
+def estimate_focal_ratio(
+    matches: Sequence[tuple[Tensor, Tensor]],
+    size: tuple[int, int],
+    *,
+    expected: float = 1.2,
+    noise_px: float = 0.5,
+    prior_weight: float = 0.5,
+    pairs: int = 24,
+) -> float:
+    """Focal length over the longer image side, by trying 17 values on at most ``pairs`` pairs.
+
+    At the right focal length an essential matrix fits the matches best: the cost is the mean root Sampson error, cut
+    off at two noises, relative to its minimum, plus ``prior_weight`` (log r - log ``expected``)^2, which decides
+    where the video does not (little rotation, a flat scene).
+    """
+    usable = [pair for pair in matches if len(pair[0]) >= MIN_STATIC_POINTS]
+    if not usable:
+        return expected
+    chosen = [usable[i] for i in np.linspace(0, len(usable) - 1, min(pairs, len(usable))).astype(int)]
+    ratios = np.geomspace(0.5, 3.0, 17)
+    cost = np.array([np.mean([_epipolar_cost(pair, ratio, size, noise_px) for pair in chosen]) for ratio in ratios])
+    cost = cost / max(cost.min(), 1e-9) + prior_weight * np.log(ratios / expected) ** 2
+    best = int(np.clip(cost.argmin(), 1, len(ratios) - 2))
+    left, middle, right = cost[best - 1 : best + 2]
+    shift = 0.5 * (left - right) / max(left - 2 * middle + right, 1e-12)
+    return float(ratios[best] * (ratios[1] / ratios[0]) ** np.clip(shift, -1, 1))
+
+
+def dehomogenise(xyz: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 2"]:
+    """(x / z, y / z), finite everywhere."""
+    z = xyz[..., 2:]
+    return xyz[..., :2] / torch.where(z.abs() < 1e-9, torch.full_like(z, 1e-9), z)
+
+
+def _epipolar_cost(pair: tuple[Tensor, Tensor], ratio: float, size: tuple[int, int], noise_px: float) -> float:
+    """Mean root Sampson error of a pair's own best essential matrix, in noises, at most 2."""
+    focal = ratio * max(size)
+    K = pinhole(focal, *size)
+    points = [rays(K, uv)[:, :2].double() for uv in pair]
+    E, _ = _essential_matrix(points[0].numpy(), points[1].numpy(), 2 * noise_px / focal)
+    if E is None:
+        return 2.0
+    error = sampson_error(torch.from_numpy(E), points[0], points[1]).sqrt() * focal / noise_px
+    return error.clamp(max=2.0).mean().item()
+
+
+def _essential_matrix(points_n: np.ndarray, points_m: np.ndarray, threshold: float) -> tuple:
+    cv2.setRNGSeed(0)
+    E, inliers = cv2.findEssentialMat(points_n, points_m, np.eye(3), cv2.USAC_MAGSAC, 0.999, threshold)
+    return (None, None) if E is None or E.shape != (3, 3) else (E, inliers)
+
+
+def _spread_matches(flow: Tensor, usable: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """At most ``limit`` usable matches, evenly spread in row order."""
+    index = torch.nonzero(usable.reshape(-1))[:, 0]
+    index = index[torch.linspace(0, len(index) - 1, min(limit, len(index))).long()] if len(index) else index
+    uv = pixel_grid(*flow.shape[:2], like=flow).reshape(-1, 2)[index]
+    return uv, uv + flow.reshape(-1, 2)[index]
+
+
+def _pure_rotation(ray_n: Tensor, ray_m: Tensor) -> Tensor:
+    """Procrustes on unit rays, reweighted five times by the inverse distance against outliers."""
+    unit_n, unit_m = F.normalize(ray_n, dim=-1), F.normalize(ray_m, dim=-1)
+    weight = torch.ones(len(ray_n))
+    for _ in range(5):
+        rotation = roma.special_procrustes((unit_m * weight[:, None]).T @ unit_n)
+        weight = 1 / (unit_n @ rotation.T - unit_m).norm(dim=-1).clamp(min=1e-4)
+    return rotation
