@@ -66,7 +66,7 @@ def write_outputs(result: Reconstruction, folder: Path) -> None:
     from c4d_nb.show.viewer import write_viewer
 
     result.save(folder / "reconstruction.npz")
-    write_viewer(result, folder / "viewer.html", min_confidence=min(4.0, float(result.confidence.max()) - 0.01))
+    write_viewer(result, folder / "viewer.html")
     for name, draw in (("overview", overview), ("time_slice", time_slice), ("camera_path", camera_path)):
         draw(result).savefig(folder / f"{name}.png", dpi=110)
 

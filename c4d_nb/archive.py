@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,12 +40,21 @@ def read_archive(path: str | Path, kind: str) -> dict[str, Tensor | str]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
         raise InputError(f"path: {path} is damaged or not a {kind} archive ({error})") from error
     found = str(arrays.pop("kind", np.array("unknown")))
     if found != kind:
         raise InputError(f"path: expected a {kind} archive, but {path} holds: {found}")
     return {name: str(a) if a.dtype.kind == "U" else torch.from_numpy(a) for name, a in arrays.items()}
+
+
+@contextmanager
+def readable(path: str | Path, kind: str) -> Iterator[None]:
+    """Entries that are missing or unknown while a value is built become an ``InputError``."""
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        raise InputError(f"path: {path} is not a complete {kind} archive ({error})") from error
 
 
 def group(values: Mapping[str, Tensor | str], name: str) -> dict[str, Tensor | str]:

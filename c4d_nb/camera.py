@@ -53,8 +53,8 @@ def unproject(depth: Float[Tensor, "*b h w"], intrinsics: Float[Tensor, "*b 3 3"
 
 
 def project(
-    xyz_cam: Float[Tensor, "*b n 3"], intrinsics: Float[Tensor, "*b 3 3"]
-) -> tuple[Float[Tensor, "*b n 2"], Float[Tensor, "*b n"]]:
+    xyz_cam: Float[Tensor, "*#b n 3"], intrinsics: Float[Tensor, "*#b 3 3"]
+) -> tuple[Float[Tensor, "*#b n 2"], Float[Tensor, "*#b n"]]:
     """Points in the camera's frame to (uv, depth). Points with depth <= 0 are behind the camera: uv is then
     meaningless."""
     homogeneous = xyz_cam @ intrinsics.mT
@@ -63,7 +63,7 @@ def project(
     return homogeneous[..., :2] / safe[..., None], depth
 
 
-def transform(b_from_a: Float[Tensor, "*b 4 4"], xyz: Float[Tensor, "*b n 3"]) -> Float[Tensor, "*b n 3"]:
+def transform(b_from_a: Float[Tensor, "*#b 4 4"], xyz: Float[Tensor, "*#b n 3"]) -> Float[Tensor, "*#b n 3"]:
     """Apply a rigid or similarity matrix to points."""
     return xyz @ b_from_a[..., :3, :3].mT + b_from_a[..., None, :3, 3]
 

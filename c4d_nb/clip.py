@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from c4d_nb.archive import group, read_archive, write_archive
+from c4d_nb.archive import group, read_archive, readable, write_archive
 from c4d_nb.errors import InputError
 from c4d_nb.video import read_frames
 
@@ -56,7 +56,7 @@ class Truth:
     is_dynamic: Bool[Tensor, "o"] | None = None
     """Kubric's flag: tossed at the start. Not the mobility label."""
     mobility: Bool[Tensor, "o"] | None = None
-    flow: Float[Tensor, "t-1 h w 2"] | None = None
+    flow: Float[Tensor, "t_minus_1 h w 2"] | None = None
     tracks: Tracks | None = None
     motion_mask: Bool[Tensor, "t h w"] | None = None
 
@@ -129,7 +129,8 @@ class Clip:
 
     @staticmethod
     def load(path: str | Path) -> "Clip":
-        return clip_from_entries(read_archive(path, "clip"))
+        with readable(path, "clip"):
+            return clip_from_entries(read_archive(path, "clip"))
 
 
 def load_clip(
@@ -153,6 +154,8 @@ def load_clip(
     """
     path = Path(path)
     _check_selection(start, stride, max_frames, long_side)
+    if fps is not None and not 0 < fps < float("inf"):
+        raise InputError(f"fps: expected a positive frame rate, but it is {fps}")
     if not path.exists():
         raise InputError(f"path: expected a video, an image folder or a clip archive, but {path} does not exist")
     if path.suffix == ".npz":
@@ -171,6 +174,8 @@ def load_clip(
 
 def check_intrinsics(intrinsics: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
     """The same K, if it is one; else ``InputError``."""
+    if intrinsics.shape[-2:] != (3, 3):
+        raise InputError(f"intrinsics: expected 3x3 matrices, but their shape is {tuple(intrinsics.shape)}")
     if not torch.isfinite(intrinsics).all():
         raise InputError("intrinsics: expected finite numbers, but there is NaN or infinity among them")
     if (intrinsics[..., 0, 0] <= 0).any() or (intrinsics[..., 1, 1] <= 0).any():

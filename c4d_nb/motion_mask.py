@@ -82,8 +82,13 @@ def camera_residual_px(
     that F explains (a still or purely rotating camera, a flat scene), the distance to it: F is undetermined there,
     and anything would fit one.
     """
-    F = fundamental_matrix(static_1, static_2, method=method)
     H = _homography(static_1, static_2, tolerance_px)
+    try:
+        F = fundamental_matrix(static_1, static_2, method=method)
+    except InputError:
+        if H is None:
+            raise
+        return homography_error(H, uv_1, uv_2).sqrt()  # matches that do not move determine no F at all
     if H is not None:
         explained_by_F = (sampson_error(F, static_1, static_2) < tolerance_px**2).float().mean()
         explained_by_H = (homography_error(H, static_1, static_2) < tolerance_px**2).float().mean()

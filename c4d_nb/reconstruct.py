@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from c4d_nb.alignment import AlignConfig, Alignment, RefineConfig, align, refine_depth
-from c4d_nb.archive import group, read_archive, write_archive
+from c4d_nb.archive import group, read_archive, readable, write_archive
 from c4d_nb.camera import pinhole
 from c4d_nb.clip import Clip, Tracks, check_intrinsics, clip_entries, clip_from_entries, field_entries
 from c4d_nb.correspondence.flow import estimate_flows
@@ -206,8 +206,9 @@ class Reconstruction:
     @staticmethod
     def load(path: str | Path) -> "Reconstruction":
         """Read a saved reconstruction; raises ``InputError`` for a damaged or foreign file."""
-        entries = read_archive(path, "reconstruction")
-        maps = {name: value for name, value in entries.items() if "." not in name}
-        clip = {name.removeprefix("clip."): value for name, value in entries.items() if name.startswith("clip.")}
-        tracks = Tracks(**group(entries, "tracks"))
-        return Reconstruction(**maps, tracks=tracks, losses=group(entries, "losses"), clip=clip_from_entries(clip))
+        with readable(path, "reconstruction"):
+            entries = read_archive(path, "reconstruction")
+            maps = {name: value for name, value in entries.items() if "." not in name}
+            clip = {name.removeprefix("clip."): value for name, value in entries.items() if name.startswith("clip.")}
+            tracks = Tracks(**group(entries, "tracks"))
+            return Reconstruction(**maps, tracks=tracks, losses=group(entries, "losses"), clip=clip_from_entries(clip))

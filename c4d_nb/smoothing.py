@@ -47,9 +47,10 @@ def linear_blend_displacement(
     ``controls`` are the **original** track points. A point on a control takes that control's displacement (the mean, if
     several lie there); without controls nothing moves; fewer than ``k`` controls are all used.
     """
-    k = min(k, len(controls))
-    if k == 0:
+    if len(controls) == 0:
         return points.clone()
+    controls, displacements = _merge_equal(controls, displacements)
+    k = min(k, len(controls))
     tree = cKDTree(controls.detach().cpu().numpy())
     distance, index = tree.query(points.detach().cpu().numpy(), k=np.arange(1, k + 1), workers=-1)
     distance = torch.from_numpy(distance).to(points)
@@ -98,6 +99,15 @@ def lift_tracks(xyz_world: Float[Tensor, "t h w 3"], tracks: Tracks) -> Float[Te
     """World positions of 2D tracks, read from the pointmaps (bilinear); NaN where a track is not visible."""
     lifted = torch.stack([sample_map(frame, uv) for frame, uv in zip(xyz_world, tracks.uv.to(xyz_world), strict=True)])
     return torch.where(tracks.visible[..., None], lifted, torch.nan)
+
+
+def _merge_equal(
+    controls: Float[Tensor, "q 3"], displacements: Float[Tensor, "q 3"]
+) -> tuple[Float[Tensor, "u 3"], Float[Tensor, "u 3"]]:
+    """Controls at one place become one, with their mean displacement."""
+    unique, owner, count = controls.unique(dim=0, return_inverse=True, return_counts=True)
+    total = torch.zeros_like(unique).index_add_(0, owner, displacements)
+    return unique, total / count[:, None]
 
 
 def _step_weights(xyz: Tensor, decay: float, visible: Tensor | None) -> tuple[Tensor, Tensor]:

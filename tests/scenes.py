@@ -1,4 +1,4 @@
-"""Exact correspondences for tests: flow between any two frames of a clip with truth, and a static scene in closed form."""
+"""Exact correspondences for tests: flow between any frames of a clip with truth, and a static scene in closed form."""
 
 from dataclasses import dataclass
 
@@ -62,9 +62,7 @@ class Room:
         n, m = edges.T
         scale = torch.ones(len(edges)) if generator is None else 0.3 + 2 * torch.rand(len(edges), generator=generator)
         cam_from_world = invert(self.world_from_cam)[n, None]
-        xyz_1, xyz_2 = (
-            (scale[:, None, None, None] * transform(cam_from_world, xyz_world[v])).float() for v in (n, m)
-        )
+        xyz_1, xyz_2 = ((scale[:, None, None, None] * transform(cam_from_world, xyz_world[v])).float() for v in (n, m))
         confidence = torch.full(xyz_1.shape[:3], 3.0)
         return PairPointmaps(edges, xyz_1, xyz_2, confidence, confidence.clone())
 

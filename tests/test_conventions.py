@@ -1,6 +1,7 @@
 """Every line of the conventions page, the docstring of ``c4d_nb``, by an example."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import roma
@@ -16,7 +17,7 @@ from c4d_nb.motion_mask import epipolar_motion_masks
 
 
 def test_camera_axes_are_opencv():
-    """What lies to the right appears at a larger column, what lies below at a larger row, what lies ahead has depth > 0."""
+    """Right is a larger column, below is a larger row, ahead is a depth above 0."""
     uv, depth = project(torch.tensor([[0.0, 0, 2], [1, 0, 2], [0, 1, 2]]), pinhole(10.0, 21, 31))
     assert uv.tolist() == [[15, 10], [20, 10], [15, 15]]
     assert (depth > 0).all()
@@ -142,7 +143,7 @@ def test_mobility_is_one_where_dynamic(first_light):
 def test_mobility_below_one_half_makes_a_static_point(first_light):
     """With every track called dynamic there is no static point, so no mask."""
     tracks = first_light.truth.tracks
-    dynamic = type(tracks)(tracks.uv, tracks.visible, tracks.confidence, torch.ones_like(tracks.mobility), tracks.query_frame)
+    dynamic = replace(tracks, mobility=torch.ones_like(tracks.mobility))
     flows = torch.zeros(1, *first_light.size, 2)
     assert not epipolar_motion_masks(flows, dynamic, torch.tensor([[0, 1]]), max_age=24).any()
 

@@ -137,12 +137,12 @@ def test_missing_reverse_is_named():
 
 def test_unknown_method_is_refused(generator):
     image = texture(generator, 40, 40)
-    with pytest.raises(InputError, match="^method: expected"):
+    with pytest.raises(InputError, match=r"^method: expected"):
         estimate_flow(image, image, method="raft")
 
 
 def test_rubber_whale(reference_data):
-    """Mean end-point error on Middlebury's RubberWhale, and over the matches that survive the forward-backward check."""
+    """Mean end-point error on Middlebury's RubberWhale, of all matches and of those that are believed."""
     folder = reference_data / "data" / "middlebury_rubberwhale"
     if not folder.is_dir():
         pytest.skip(f"no reference data: {folder} does not exist")

@@ -41,7 +41,9 @@ def evo_errors(predicted, target):
     estimate.align(reference, correct_scale=True)
     kinds = {"ate": metrics.APE(metrics.PoseRelation.translation_part)}
     for name, relation in (("rpe_t", "translation_part"), ("rpe_r_deg", "rotation_angle_deg")):
-        kinds[name] = metrics.RPE(metrics.PoseRelation[relation], delta=1, delta_unit=metrics.Unit.frames, all_pairs=True)
+        kinds[name] = metrics.RPE(
+            metrics.PoseRelation[relation], delta=1, delta_unit=metrics.Unit.frames, all_pairs=True
+        )
     for metric in kinds.values():
         metric.process_data((reference, estimate))
     return {name: metric.get_statistic(metrics.StatisticsType.rmse) for name, metric in kinds.items()}
@@ -127,7 +129,7 @@ def test_percentage_is_of_the_true_length(generator):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("predicted", "target"), [(2, 2), (4, 5), (0, 0)])
 def test_paths_that_cannot_be_compared_are_refused(predicted, target):
-    with pytest.raises(InputError, match="^predicted: expected"):
+    with pytest.raises(InputError, match=r"^predicted: expected"):
         trajectory_errors(torch.eye(4).repeat(predicted, 1, 1), torch.eye(4).repeat(target, 1, 1))
 
 
@@ -162,7 +164,7 @@ def test_depth_outside_the_valid_pixels_is_left_out():
 
 
 def test_depth_without_any_truth_is_refused():
-    with pytest.raises(InputError, match="^target: expected"):
+    with pytest.raises(InputError, match=r"^target: expected"):
         video_depth(torch.ones(1, 2, 2), torch.zeros(1, 2, 2))
 
 

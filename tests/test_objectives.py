@@ -27,7 +27,10 @@ from c4d_nb.pointmaps.scene_graph import sliding_window_graph
 def reference(shared_vectors):
     """DUSt3R's global alignment: pairs, the states after initialisation and after 300 iterations, their losses."""
     with np.load(shared_vectors / "global_alignment.npz") as file:
-        return {name: torch.from_numpy(file[name]) if file[name].dtype.kind != "U" else json.loads(str(file[name])) for name in file}
+        return {
+            name: torch.from_numpy(file[name]) if file[name].dtype.kind != "U" else json.loads(str(file[name]))
+            for name in file
+        }
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def case(generator):
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
     edges = torch.tensor([[0, 1], [1, 2], [1, 0], [2, 1]])
-    pairs = PairPointmaps(edges, random(4, 2, 3, 3), random(4, 2, 3, 3), 2 + random(4, 2, 3) ** 2, 2 + random(4, 2, 3) ** 2)
+    pairs = PairPointmaps(edges, *random(2, 4, 2, 3, 3), *(2 + random(2, 4, 2, 3) ** 2))
     scale = 0.5 + torch.rand(4, 1, 1, dtype=torch.float64, generator=generator)
     similarity = pose(scale * roma.random_rotmat(4, dtype=torch.float64, generator=generator), random(4, 3))
     return pairs, random(3, 3, 6), similarity
@@ -51,7 +54,7 @@ def case(generator):
 
 @pytest.fixture
 def viewed(generator):
-    """Three float64 cameras that look at depth about 4, with random flow of a few px and a static mask: 2 edges, 3x4 pixels."""
+    """Three float64 cameras before depth about 4, random flow of a few px and a static mask: 2 edges, 3x4 pixels."""
     depth = 4 + torch.rand(3, 3, 4, dtype=torch.float64, generator=generator)
     turn = 0.1 * torch.randn(3, 3, dtype=torch.float64, generator=generator)
     shift = 0.3 * torch.randn(3, 3, dtype=torch.float64, generator=generator)
@@ -118,7 +121,9 @@ def test_cma_of_the_truth_is_zero(scene):
     flows = torch.stack([scene.flow(n, m) for n, m in edges.tolist()]).double()
     xyz_world = frame_points(scene.depth, scene.intrinsics, scene.world_from_cam)
     static = torch.ones(flows.shape[:3], dtype=torch.bool)
-    assert camera_motion_alignment(flows, static, edges, xyz_world, invert(scene.world_from_cam), scene.intrinsics) < 1e-10
+    assert (
+        camera_motion_alignment(flows, static, edges, xyz_world, invert(scene.world_from_cam), scene.intrinsics) < 1e-10
+    )
 
 
 @pytest.mark.parametrize(("error_px", "loss"), [(0.5, 0.125), (1.0, 0.5), (3.0, 2.5), (49.0, 48.5), (51.0, 0.0)])
@@ -241,17 +246,13 @@ def test_world_gauge_of_cts(viewed, generator):
 
 def test_world_gauge_of_pts(case, generator):
     a, b, g = case[1], case[1] * 1.3 + 0.2, gauge(generator)
-    torch.testing.assert_close(
-        point_trajectory_smoothness(move(a, g), move(b, g)), point_trajectory_smoothness(a, b)
-    )
+    torch.testing.assert_close(point_trajectory_smoothness(move(a, g), move(b, g)), point_trajectory_smoothness(a, b))
 
 
 def test_order_of_edges_does_not_matter(case):
     pairs, xyz_world, similarity = case
     order = torch.tensor([2, 0, 3, 1])
-    shuffled = PairPointmaps(
-        *(x[order] for x in (pairs.edges, pairs.xyz_1, pairs.xyz_2, pairs.conf_1, pairs.conf_2))
-    )
+    shuffled = PairPointmaps(*(x[order] for x in (pairs.edges, pairs.xyz_1, pairs.xyz_2, pairs.conf_1, pairs.conf_2)))
     torch.testing.assert_close(
         global_alignment(observations(shuffled), xyz_world, similarity[order]),
         global_alignment(observations(pairs), xyz_world, similarity),

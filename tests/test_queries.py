@@ -19,7 +19,7 @@ def cells_of(uv, cell):
 
 
 def test_strongest_gradient_lies_beside_a_bright_pixel(generator):
-    """Sobel is 0 at a lone bright pixel and largest (2 of 4 x 255) at its four neighbours; the first in row order wins."""
+    """Sobel is 0 at a lone bright pixel and largest (2 of 4 x 255) at its four neighbours; the first of these wins."""
     queries = sample_grid_queries(black_with_dots(10, 10, [(5, 5)]), cell=10, generator=generator)
     assert queries.uv[0].tolist() == [5, 4]
 
@@ -39,7 +39,8 @@ def test_stronger_edge_wins(generator):
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "cell", "count"), [(20, 20, 20, 1), (21, 41, 20, 6), (40, 60, 20, 6), (5, 5, 20, 1), (3, 4, 1, 12)]
+    ("height", "width", "cell", "count"),
+    [(20, 20, 20, 1), (21, 41, 20, 6), (40, 60, 20, 6), (5, 5, 20, 1), (3, 4, 1, 12)],
 )
 def test_two_queries_a_cell(generator, height, width, cell, count):
     queries = sample_grid_queries(black_with_dots(height, width, []), cell=cell, generator=generator)
@@ -103,10 +104,10 @@ def test_clip_queries_are_those_of_their_frames(generator):
 
 
 def test_cell_below_one_is_refused(generator):
-    with pytest.raises(InputError, match="^cell: expected"):
+    with pytest.raises(InputError, match=r"^cell: expected"):
         sample_grid_queries(black_with_dots(5, 5, []), cell=0, generator=generator)
 
 
 def test_every_below_one_is_refused(generator):
-    with pytest.raises(InputError, match="^every: expected"):
+    with pytest.raises(InputError, match=r"^every: expected"):
         clip_queries(black_with_dots(5, 5, [])[None], every=0, generator=generator)

@@ -46,7 +46,7 @@ def test_constant_velocity_stays_in_the_interior():
 
 
 def test_constant_velocity_is_bent_at_the_ends():
-    """The window loses its far side: the first two frames move by 1.0 and 0.5 steps, the last two likewise backwards."""
+    """The window loses its far side: the first two frames move by 1.0 and 0.5 steps, the last two backwards."""
     moved = (smooth_trajectories(line(10)) - line(10))[:, 0] / torch.tensor([0.1, 0.2, -0.1])
     expected = torch.tensor([1, 0.5, 0, 0, 0, 0, 0, 0, -0.5, -1])
     torch.testing.assert_close(moved, expected[:, None].expand(10, 3), atol=1e-5, rtol=0)
@@ -98,7 +98,9 @@ def test_point_stays_where_all_weights_underflow():
 
 def test_jitter_shrinks(generator):
     noisy = line(40, (0.01, 0, 0)) + 0.05 * torch.randn(40, 20, 3, generator=generator)
-    before, after = ((x - line(40, (0.01, 0, 0)))[2:-2].norm(dim=-1).mean() for x in (noisy, smooth_trajectories(noisy)))
+    before, after = (
+        (x - line(40, (0.01, 0, 0)))[2:-2].norm(dim=-1).mean() for x in (noisy, smooth_trajectories(noisy))
+    )
     assert after < 0.55 * before
 
 
@@ -140,7 +142,7 @@ def test_track_never_seen_stays():
 
 @pytest.mark.parametrize("kernel_size", [0, 2, 4, -1])
 def test_even_kernel_is_refused(kernel_size):
-    with pytest.raises(InputError, match="^kernel_size: expected"):
+    with pytest.raises(InputError, match=r"^kernel_size: expected"):
         smooth_trajectories(line(8), kernel_size=kernel_size)
 
 
@@ -207,7 +209,8 @@ def test_fewer_controls_than_neighbours_are_all_used(cloud):
 
 
 def test_without_controls_nothing_moves(cloud):
-    assert torch.equal(linear_blend_displacement(cloud[0], torch.zeros(0, 3).double(), torch.zeros(0, 3).double()), cloud[0])
+    none = torch.zeros(0, 3, dtype=torch.float64)
+    assert torch.equal(linear_blend_displacement(cloud[0], none, none), cloud[0])
 
 
 def test_without_points_there_is_nothing(cloud):
@@ -250,9 +253,7 @@ def light(first_light):
 
 
 def world_points(depth, K, world_from_cam):
-    return torch.stack([transform(*x) for x in zip(world_from_cam, unproject(depth, K).flatten(1, 2), strict=True)]).reshape(
-        *depth.shape, 3
-    )
+    return transform(world_from_cam, unproject(depth, K).flatten(1, 2)).reshape(*depth.shape, 3)
 
 
 def test_static_scene_stays():

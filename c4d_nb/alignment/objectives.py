@@ -19,10 +19,10 @@ from c4d_nb.clip import PairPointmaps
 class Observations:
     """The pair pointmaps of all edges as one list: first members of edges 0..e-1, then second members."""
 
-    frame: Int[Tensor, "2*e"]
-    edge: Int[Tensor, "2*e"]
-    xyz: Float[Tensor, "2*e 3 p"]
-    weight: Float[Tensor, "2*e p"]
+    frame: Int[Tensor, "m"]
+    edge: Int[Tensor, "m"]
+    xyz: Float[Tensor, "m 3 p"]
+    weight: Float[Tensor, "m p"]
     """log confidence, divided by the pixel count of the member's half (e p)."""
 
 

@@ -81,7 +81,7 @@ def align(
     """
     t = int(pairs.edges.max()) + 1
     h, w = pairs.conf_1.shape[1:]
-    _check_shapes(pairs, flows, motion_masks)
+    _check_shapes(pairs, t, flows, motion_masks, flow_valid, intrinsics)
     known = intrinsics is not None
     if not known:
         focal = estimate_focal(pairs.xyz_1, pairs.conf_1.log()).median()
@@ -216,9 +216,21 @@ def _minimise(objective, parameters, iterations, learning_rate, final_learning_r
     return {name: torch.tensor(values) for name, values in history.items()}
 
 
-def _check_shapes(pairs: PairPointmaps, flows: Tensor | None, motion_masks: Tensor | None) -> None:
-    size = tuple(pairs.conf_1.shape[1:])
-    if flows is not None and flows.shape[:3] != pairs.conf_1.shape:
-        raise InputError(f"flows: expected one of {size} px for each edge, but their shape is {tuple(flows.shape)}")
-    if motion_masks is not None and tuple(motion_masks.shape[1:]) != size:
-        raise InputError(f"motion_masks: expected {size} px, but their shape is {tuple(motion_masks.shape)}")
+def _check_shapes(
+    pairs: PairPointmaps,
+    t: int,
+    flows: Tensor | None,
+    motion_masks: Tensor | None,
+    flow_valid: Tensor | None,
+    intrinsics: Tensor | None,
+) -> None:
+    e, h, w = pairs.conf_1.shape
+    expected = {
+        "flows": (flows, (e, h, w, 2)),
+        "motion_masks": (motion_masks, (t, h, w)),
+        "flow_valid": (flow_valid, (e, h, w)),
+        "intrinsics": (intrinsics, (t, 3, 3)),
+    }
+    for name, (value, shape) in expected.items():
+        if value is not None and tuple(value.shape) != shape:
+            raise InputError(f"{name}: expected shape {shape} to go with the pairs, but it is {tuple(value.shape)}")

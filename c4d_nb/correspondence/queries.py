@@ -51,6 +51,8 @@ def clip_queries(
     frames: UInt8[Tensor, "t h w 3"], *, every: int = 4, cell: int = 20, generator: torch.Generator
 ) -> Queries:
     """Grid queries in the first frame of every tracker window: frames 0, ``every``, 2 ``every``, ..."""
+    if every < 1:
+        raise InputError(f"every: expected at least 1 frame, but it is {every}")
     starts = range(0, len(frames), every)
     grids = [sample_grid_queries(frames[s], cell=cell, generator=generator).uv for s in starts]
     counts = torch.tensor([len(grid) for grid in grids])

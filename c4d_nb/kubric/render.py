@@ -169,7 +169,7 @@ def cast(scene: Scene, frame: int, uv: Float[Tensor, "n 2"]) -> tuple[Float[Tens
     return torch.from_numpy(depth), torch.from_numpy(segmentation)
 
 
-def truth_flow(truth: Truth) -> Float[Tensor, "t-1 h w 2"]:
+def truth_flow(truth: Truth) -> Float[Tensor, "s h w 2"]:
     """Exact forward flow of the surface that each pixel sees, occluded in the next frame or not.
 
     It follows from depth, segmentation and poses, so that an archive need not hold it. NaN where the surface point
@@ -227,7 +227,7 @@ def _is_visible(scene: Scene, frame: int, uv: Tensor, depth: Tensor) -> Bool[Ten
     return (depth > 0) & ((uv >= low) & (uv <= high)).all(-1) & ((first - depth).abs() <= VISIBLE_TOLERANCE * depth)
 
 
-def _object_poses(source: Scene | Truth) -> Float[Tensor, "o+1 t 4 4"]:
+def _object_poses(source: Scene | Truth) -> Float[Tensor, "bodies t 4 4"]:
     """world_from_obj of every value of a segmentation; that of the background is the identity."""
     bodies = pose(roma.unitquat_to_rotmat(source.quaternions.double()), source.positions.double())
     return torch.cat([torch.eye(4).to(bodies).expand(1, bodies.shape[1], 4, 4), bodies])
@@ -237,7 +237,7 @@ def _moves(positions: Float[Tensor, "o t 3"], threshold_m: float = 0.01) -> Bool
     return (positions.diff(dim=1).norm(dim=-1) > threshold_m).any(dim=-1)
 
 
-def _with_background(mobility: Bool[Tensor, "o"]) -> Bool[Tensor, "o+1"]:
+def _with_background(mobility: Bool[Tensor, "o"]) -> Bool[Tensor, "bodies"]:
     return torch.cat([mobility.new_zeros(1), mobility])
 
 

@@ -142,7 +142,7 @@ def fill_holes(depth: Float[Tensor, "e h w"], known: Bool[Tensor, "e h w"]) -> F
     A map without any known depth becomes 1 everywhere.
     """
     weight = known.float()
-    levels = [(torch.where(known, 1 / depth, 0 * depth)[:, None], weight[:, None])]
+    levels = [(torch.where(known, 1 / depth, 0.0)[:, None], weight[:, None])]
     while max(levels[-1][0].shape[-2:]) > 1:
         value, weight = (F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in levels[-1])
         levels.append((value, weight))

@@ -33,12 +33,13 @@ def write_viewer(
     path: str | Path,
     *,
     max_points: int = 400_000,
-    min_confidence: float = 1.0,
+    min_confidence: float | None = None,
     title: str = "4D reconstruction",
 ) -> Path:
     """Write the reconstruction as one HTML page, atomically; the same input gives the same bytes.
 
-    Static pixels of all frames become one cloud, if their confidence is above ``min_confidence`` (1 is a guess).
+    Static pixels of all frames become one cloud, if their confidence is above ``min_confidence`` (1 is a guess;
+    ``shown_confidence`` by default).
     Dynamic pixels become one cloud a frame, whatever their confidence; together they get up to a third of
     ``max_points``, or what the static ones leave. Pixels without finite positive depth and pixels at depth edges are
     left out, and so are points far outside the scene.
@@ -46,6 +47,7 @@ def write_viewer(
     Raises ``InputError`` for a budget below 1 or a result without a point to show.
     """
     path = Path(path)
+    min_confidence = shown_confidence(result) if min_confidence is None else min_confidence
     payload = viewer_payload(result, max_points=max_points, min_confidence=min_confidence, title=title)
     # "<" occurs in JSON only inside strings: escaped, no title can close the script element.
     text = json.dumps(payload, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
@@ -75,6 +77,12 @@ def viewer_payload(result: Reconstruction, *, max_points: int, min_confidence: f
         "tracks": _pack_tracks(result),
         "thumbnails": [_jpeg(frame) for frame in result.clip.frames.cpu().numpy()],
     }
+
+
+def shown_confidence(result: Reconstruction, *, measured: float = 4.0) -> float:
+    """``measured``, a depth known to three standard deviations, if a tenth of the pixels reach it; else 0: show
+    guesses."""
+    return measured if (result.confidence > measured).float().mean() > 0.1 else 0.0
 
 
 def flying_pixels(depth: Float[Tensor, "t h w"], *, jump: float = 0.12) -> Bool[Tensor, "t h w"]:

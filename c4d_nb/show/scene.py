@@ -1,0 +1,162 @@
+"""The 4D scene in a notebook: plotly to turn, matplotlib from above for the page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import matplotlib.pyplot as plt
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Bool, Float, UInt8
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from c4d_nb.camera import rays, transform, unproject
+from c4d_nb.errors import InputError
+from c4d_nb.reconstruct import Reconstruction
+from c4d_nb.show.figures import DYNAMIC_COLOR, TRUTH_COLOR, even_frames
+from c4d_nb.show.viewer import flying_pixels, shown_confidence, world_up
+
+MAX_PLOTLY_POINTS = 30_000
+
+
+def scene_figure(result: Reconstruction, *, dynamic_frames: int = 6, max_points: int = MAX_PLOTLY_POINTS) -> go.Figure:
+    """The 4D scene: static regions of all frames, dynamic regions of sampled frames (a slider), camera path and
+    frusta."""
+    if not 1 <= max_points <= MAX_PLOTLY_POINTS:
+        raise InputError(f"max_points: expected 1 to {MAX_PLOTLY_POINTS}, but it is {max_points}")
+    chosen = even_frames(len(result.depth), dynamic_frames)
+    scene = _scene_points(result)
+    colors = result.clip.frames
+    traces = [_point_trace(scene.xyz, colors, scene.static, max_points * 2 // 3, "static, all frames")]
+    traces += _camera_traces(result, chosen, 0.06 * float((scene.high - scene.low).norm()))
+    fixed = len(traces)
+    for frame in chosen:
+        moving = torch.zeros_like(scene.dynamic)
+        moving[frame] = scene.dynamic[frame]
+        limit = max_points // 3 // len(chosen)
+        traces.append(_point_trace(scene.xyz, colors, moving, limit, f"dynamic, frame {frame}"))
+    steps = [_slider_step("all", [True] * len(traces))]
+    steps += [_slider_step(str(f), [True] * fixed + [f == other for other in chosen]) for f in chosen]
+    figure = go.Figure(traces)
+    figure.update_layout(
+        coloraxis={"colorscale": _palette(), "cmin": 0, "cmax": 511, "showscale": False},
+        sliders=[{"steps": steps, "currentvalue": {"prefix": "dynamic regions of frame: "}, "pad": {"t": 10}}],
+        scene={
+            "aspectmode": "data",
+            "camera": _view_from_camera(result, scene),
+            **{f"{axis}axis": {"visible": False} for axis in "xyz"},
+        },
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        height=540,
+        legend={"itemsizing": "constant", "x": 0, "y": 1},
+    )
+    return figure
+
+
+def scene_from_above(result: Reconstruction, *, max_points: int = 20_000) -> Figure:
+    """The scene seen from above in its own colours, dynamic regions by time, with the camera's path."""
+    scene = _scene_points(result)
+    up = world_up(result.world_from_cam).to(scene.xyz)
+    ahead = torch.nn.functional.normalize(
+        result.world_from_cam[0, :3, 2] - (result.world_from_cam[0, :3, 2] @ up) * up, dim=0
+    )
+    right = torch.linalg.cross(ahead, up)
+    figure, ax = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    index = _spread(scene.static, max_points)
+    points = scene.xyz.reshape(-1, 3)[index]
+    order = (points @ up).argsort()
+    colors = result.clip.frames.reshape(-1, 3)[index][order].numpy() / 255
+    ax.scatter(points[order] @ right, points[order] @ ahead, c=colors, s=2, linewidths=0)
+    index = _spread(scene.dynamic, max_points // 10)
+    points, frame = scene.xyz.reshape(-1, 3)[index], index // scene.dynamic[0].numel()
+    moving = ax.scatter(points @ right, points @ ahead, c=frame, cmap="autumn", s=3, linewidths=0)
+    centre = result.world_from_cam[:, :3, 3]
+    ax.plot(centre @ right, centre @ ahead, color="black", linewidth=2, label="camera path")
+    figure.colorbar(moving, ax=ax, label="frame of the dynamic points")
+    ax.set(aspect="equal", title="scene from above", xlabel="right (scene units)", ylabel="ahead")
+    ax.legend(loc="lower right")
+    return figure
+
+
+@dataclass(frozen=True, eq=False)
+class _ScenePoints:
+    """World points of every pixel, which of them to show, and the box around those."""
+
+    xyz: Float[Tensor, "t h w 3"]
+    static: Bool[Tensor, "t h w"]
+    dynamic: Bool[Tensor, "t h w"]
+    low: Float[Tensor, "3"]
+    high: Float[Tensor, "3"]
+
+
+def _scene_points(result: Reconstruction) -> _ScenePoints:
+    xyz = transform(result.world_from_cam, unproject(result.depth, result.intrinsics).flatten(1, 2))
+    xyz = xyz.reshape(*result.depth.shape, 3)
+    solid = torch.isfinite(result.depth) & ~flying_pixels(result.depth)
+    static = solid & ~result.motion_mask & (result.confidence > shown_confidence(result))
+    low, high = _middle_box(xyz[static] if static.any() else xyz[solid])
+    inside = ((xyz > low) & (xyz < high)).all(-1)
+    return _ScenePoints(xyz, static & inside, solid & result.motion_mask & inside, low, high)
+
+
+def _middle_box(xyz: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+    """A box around the middle 96 % of the points along each axis, a quarter wider."""
+    sample = xyz[:: max(1, len(xyz) // 100_000)]
+    low, high = sample.quantile(torch.tensor([0.02, 0.98]).to(sample), dim=0)
+    return low - (high - low) / 4, high + (high - low) / 4
+
+
+def _point_trace(
+    xyz: Float[Tensor, "t h w 3"], frames: UInt8[Tensor, "t h w 3"], keep: Bool[Tensor, "t h w"], limit: int, name: str
+) -> go.Scatter3d:
+    """A cloud, its colours as indices into a palette: plotly is slow and large with one colour string a point."""
+    index = _spread(keep, limit)
+    x, y, z = xyz.reshape(-1, 3)[index].T.float().numpy()
+    levels = (frames.reshape(-1, 3)[index].long() * 7 + 127) // 255
+    code = levels @ torch.tensor([64, 8, 1])
+    marker = {"size": 2, "color": code.short().numpy(), "coloraxis": "coloraxis"}
+    return go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=name, hoverinfo="skip")
+
+
+def _spread(keep: Bool[Tensor, "t h w"], limit: int) -> Tensor:
+    """Flat indices of at most ``limit`` of the kept pixels, evenly spread."""
+    index = keep.flatten().nonzero()[:, 0]
+    return index[torch.linspace(0, len(index) - 1, min(limit, len(index))).long()] if len(index) else index
+
+
+def _palette() -> list[tuple[float, str]]:
+    """512 colours, eight levels a channel, as a colour scale."""
+    level = np.arange(512)
+    red, green, blue = (np.round(((level >> shift) & 7) * 255 / 7).astype(int) for shift in (6, 3, 0))
+    return [(i / 511, f"rgb({r},{g},{b})") for i, (r, g, b) in enumerate(zip(red, green, blue, strict=True))]
+
+
+def _camera_traces(result: Reconstruction, chosen: Sequence[int], size: float) -> list[go.Scatter3d]:
+    path = result.world_from_cam[:, :3, 3]
+    _, height, width = result.depth.shape
+    corners = torch.tensor([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]]).to(path)
+    lines = []
+    for frame in chosen:
+        outline = size * rays(result.intrinsics[frame], corners)
+        apex = torch.zeros_like(outline[:1])
+        order = torch.cat([apex, outline[:2], apex, outline[1:3], apex, outline[2:], apex, outline[[3, 0]], apex])
+        lines += [transform(result.world_from_cam[frame], order), torch.full((1, 3), torch.nan)]
+    trace = partial(go.Scatter3d, mode="lines", hoverinfo="skip")
+    x, y, z = torch.cat(lines).T.numpy()
+    frusta = trace(x=x, y=y, z=z, line={"color": TRUTH_COLOR, "width": 2}, name="cameras")
+    x, y, z = path.T.numpy()
+    return [trace(x=x, y=y, z=z, line={"color": DYNAMIC_COLOR, "width": 5}, name="camera path"), frusta]
+
+
+def _slider_step(label: str, visible: list[bool]) -> dict[str, object]:
+    return {"label": label, "method": "restyle", "args": [{"visible": visible}]}
+
+
+def _view_from_camera(result: Reconstruction, scene: _ScenePoints) -> dict[str, object]:
+    """plotly's camera, in units of the box: behind and above the first camera."""
+    extent = scene.high - scene.low
+    up = world_up(result.world_from_cam).to(extent)
+    eye = 0.65 * (0.45 * up - result.world_from_cam[0, :3, 2]) * extent.norm() / extent.max()
+    return {"eye": dict(zip("xyz", eye.tolist(), strict=True)), "up": dict(zip("xyz", up.tolist(), strict=True))}
