@@ -20,6 +20,11 @@ Tensors      torch; dtype and device follow the inputs. Axis letters: t frames, 
              k neighbours, c channels, o objects.
 """
 
+import os
+
+# OpenMP threads that spin while they wait make everything several times slower on a machine that does anything else.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from c4d_nb.clip import Clip, PairPointmaps, Tracks, Truth, load_clip
 
 __version__ = "0.1.0"

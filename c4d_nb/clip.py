@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from c4d_nb.archive import group, read_archive, readable, write_archive
 from c4d_nb.errors import InputError
+from c4d_nb.resize import Resize, resize_nearest, shrink, target_size
 from c4d_nb.video import read_frames
 
 
@@ -59,45 +59,6 @@ class Truth:
     flow: Float[Tensor, "t_minus_1 h w 2"] | None = None
     tracks: Tracks | None = None
     motion_mask: Bool[Tensor, "t h w"] | None = None
-
-
-@dataclass(frozen=True)
-class Resize:
-    """How the frames at hand came from the original ones. Pixel centres: ``u_original + 1/2 = (u + 1/2) / scale``."""
-
-    original_height: int
-    original_width: int
-    height: int
-    width: int
-
-    @property
-    def scale(self) -> Float[Tensor, "2"]:
-        """(x, y) factors from original to current pixels; they differ by less than a pixel's rounding."""
-        return torch.tensor([self.width / self.original_width, self.height / self.original_height], dtype=torch.float64)
-
-    def uv_to_original(self, uv: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b 2"]:
-        return (uv + 0.5) / self.scale.to(uv) - 0.5
-
-    def uv_from_original(self, uv: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b 2"]:
-        return (uv + 0.5) * self.scale.to(uv) - 0.5
-
-    def intrinsics_to_original(self, intrinsics: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
-        return self._map_intrinsics(intrinsics, 1 / self.scale)
-
-    def intrinsics_from_original(self, intrinsics: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
-        return self._map_intrinsics(intrinsics, self.scale)
-
-    def mask_to_original(self, mask: Bool[Tensor, "t h w"]) -> Bool[Tensor, "t H W"]:
-        """Nearest neighbour."""
-        return _resize_nearest(mask, self.original_height, self.original_width)
-
-    @staticmethod
-    def _map_intrinsics(intrinsics: Tensor, scale: Tensor) -> Tensor:
-        scale = scale.to(intrinsics)
-        mapped = intrinsics.clone()
-        mapped[..., :2, :2] = intrinsics[..., :2, :2] * scale[:, None]
-        mapped[..., :2, 2] = (intrinsics[..., :2, 2] + 0.5) * scale - 0.5
-        return mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,11 +162,11 @@ def select_frames(clip: Clip, start: int = 0, stride: int = 1, max_frames: int |
 
 def resize_clip(clip: Clip, long_side: int | None) -> Clip:
     """Shrink a clip and all that is known of it; truth maps are sampled at the nearest pixel."""
-    height, width = _target_size(*clip.size, long_side)
+    height, width = target_size(*clip.size, long_side)
     if (height, width) == clip.size:
         return clip
     step = Resize(*clip.size, height, width)
-    frames = torch.stack([torch.from_numpy(_shrink(f.numpy(), height, width)) for f in clip.frames])
+    frames = torch.stack([torch.from_numpy(shrink(f.numpy(), height, width)) for f in clip.frames])
     original = clip.original
     return Clip(
         frames=frames,
@@ -267,35 +228,12 @@ def _collect(frames: Iterable[np.ndarray], fps: float, long_side: int | None, pa
                 f"path: expected frames of one size, but in {path} frame {len(kept)} is "
                 f"{frame.shape[1]}x{frame.shape[0]} after {original[1]}x{original[0]}"
             )
-        kept.append(_shrink(frame, *_target_size(*original, long_side)))
+        kept.append(shrink(frame, *target_size(*original, long_side)))
     if original is None:
         raise InputError(f"path: expected frames from the chosen start on, but {path} has none there")
     stacked = torch.from_numpy(np.stack(kept))
     resize = Resize(*original, *stacked.shape[1:3])
     return Clip(frames=stacked, fps=fps, resize=None if stacked.shape[1:3] == original else resize)
-
-
-def _target_size(height: int, width: int, long_side: int | None) -> tuple[int, int]:
-    if long_side is None or max(height, width) <= long_side:
-        return height, width
-    scale = long_side / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _shrink(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    if frame.shape[:2] == (height, width):
-        return np.ascontiguousarray(frame)
-    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def _nearest_index(size: int, new_size: int) -> Tensor:
-    """Which old pixel lies nearest to each new one's centre."""
-    return ((torch.arange(new_size, dtype=torch.float64) + 0.5) * size / new_size).floor().long().clamp(max=size - 1)
-
-
-def _resize_nearest(maps: Tensor, height: int, width: int) -> Tensor:
-    rows, columns = _nearest_index(maps.shape[1], height), _nearest_index(maps.shape[2], width)
-    return maps[:, rows[:, None].to(maps.device), columns[None].to(maps.device)]
 
 
 def _select_truth(truth: Truth, keep: Tensor, stride: int) -> Truth:
@@ -322,12 +260,12 @@ def _select_tracks(tracks: Tracks, keep: Tensor) -> Tracks:
 def _resize_truth(truth: Truth, step: Resize) -> Truth:
     size = step.height, step.width
     changed: dict[str, object] = {
-        name: _resize_nearest(getattr(truth, name), *size)
+        name: resize_nearest(getattr(truth, name), *size)
         for name in ("depth", "segmentation", "motion_mask")
         if getattr(truth, name) is not None
     }
     if truth.flow is not None:
-        changed["flow"] = _resize_nearest(truth.flow, *size) * step.scale.to(truth.flow)
+        changed["flow"] = resize_nearest(truth.flow, *size) * step.scale.to(truth.flow)
     if truth.intrinsics is not None:
         changed["intrinsics"] = step.intrinsics_from_original(truth.intrinsics)
     if truth.tracks is not None:

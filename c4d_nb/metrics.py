@@ -7,7 +7,7 @@ from torch import Tensor
 from c4d_nb.camera import fit_similarity, invert, rotation_angle_deg
 from c4d_nb.clip import Truth
 from c4d_nb.errors import InputError
-from c4d_nb.reconstruct import Reconstruction
+from c4d_nb.reconstruction import Reconstruction
 
 
 def score_table(result: Reconstruction, truth: Truth) -> dict[str, float]:

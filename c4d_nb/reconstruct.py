@@ -2,26 +2,26 @@
 
 import logging
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from c4d_nb.alignment import AlignConfig, Alignment, RefineConfig, align, refine_depth
-from c4d_nb.archive import group, read_archive, readable, write_archive
-from c4d_nb.camera import pinhole
-from c4d_nb.clip import Clip, Tracks, check_intrinsics, clip_entries, clip_from_entries, field_entries
+from c4d_nb.alignment import AlignConfig, RefineConfig, align, refine_depth
+from c4d_nb.camera import pinhole, transform, unproject
+from c4d_nb.clip import Clip, check_intrinsics
 from c4d_nb.correspondence.flow import estimate_flows
 from c4d_nb.correspondence.queries import clip_queries
 from c4d_nb.correspondence.tracking import track_by_flow
 from c4d_nb.errors import InputError
 from c4d_nb.motion_mask import epipolar_motion_masks
 from c4d_nb.pointmaps.densify import densify_depth
+from c4d_nb.pointmaps.fill import fill_holes, stand_on_ground
 from c4d_nb.pointmaps.grid import PixelGrid
 from c4d_nb.pointmaps.relative_pose import estimate_focal_ratio, pair_matches
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
-from c4d_nb.pointmaps.two_view import TwoViewConfig, fill_holes, two_view_pointmaps
+from c4d_nb.pointmaps.two_view import FLAT_CONFIDENCE, TwoViewConfig, two_view_pointmaps
+from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.smoothing import lift_tracks, smooth_pointmaps
 
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class ReconstructConfig:
     assumed_focal: float = 1.2
     """Focal length over the longer image side, as far as the video itself does not tell; stage 1 refines it."""
     measured_confidence: float = 2.0
-    """Below it a pixel's depth is a guess, as on movers, and is blended from its measured surroundings."""
+    """Below it depth is a guess: blended from measured surroundings, or a mover's from the ground it stands on."""
     alignment_long_side: int = 96
     """Alignment works on every s-th pixel, s odd, so that the longer side has at most this many."""
     align: AlignConfig = field(default_factory=AlignConfig)
@@ -55,7 +55,7 @@ class ReconstructConfig:
     """Of the random half of the queries."""
 
 
-def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> "Reconstruction":
+def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> Reconstruction:
     """Camera, depth, motion masks and tracks of a clip, without any learned weights. Every step shows its progress.
 
     Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that
@@ -111,49 +111,35 @@ def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> 
     )
     scale = stage_1.depth.flatten(1).median(dim=1).values[:, None, None]
     measured = stage_1.confidence > config.measured_confidence
-    stage_1 = replace(stage_1, depth=scale * fill_holes(stage_1.depth / scale, measured))
+    filled = stand_on_ground(fill_holes(stage_1.depth / scale, measured), grid_masks, measured)
+    stage_1 = replace(stage_1, depth=scale * filled)
+    with_parallax = (pairs.conf_1 > FLAT_CONFIDENCE).flatten(1).any(dim=1)[:, None, None]
 
     _log.info("stage 2: depth by PTS")
     grid_tracks = replace(tracks, uv=grid.to_grid(tracks.uv))
     stage_2 = refine_depth(stage_1, smooth_pointmaps(stage_1.xyz_world(), grid_tracks), config.refine)
 
-    _log.info("full resolution")
-    return _at_full_resolution(clip, stage_1, stage_2, grid, flows, static, edges, motion_mask, tracks, config)
-
-
-def _at_full_resolution(
-    clip: Clip,
-    stage_1: Alignment,
-    stage_2: Alignment,
-    grid: PixelGrid,
-    flows: Float[Tensor, "e h w 2"],
-    static: Bool[Tensor, "e h w"],
-    edges: Int[Tensor, "e 2"],
-    motion_mask: Bool[Tensor, "t h w"],
-    tracks: Tracks,
-    config: ReconstructConfig,
-) -> "Reconstruction":
-    """Every pixel triangulated with stage 1's cameras, then moved as stage 2 moved the grid's pixels."""
-    intrinsics = grid.intrinsics_to_full(stage_1.intrinsics)
+    _log.info("full resolution: every pixel triangulated with the cameras of stage 1, moved as stage 2 moved the grid")
+    full_intrinsics = grid.intrinsics_to_full(stage_1.intrinsics)
     depth, certainty = densify_depth(
         grid.upsample(stage_1.depth, clip.size),
         flows,
-        static,
+        static & with_parallax,
         edges,
-        intrinsics,
+        full_intrinsics,
         stage_1.world_from_cam,
         noise_px=config.flow_noise_px,
     )
     depth = depth * grid.upsample(stage_2.depth / stage_1.depth, clip.size)
-    xyz_world = replace(stage_1, depth=depth, intrinsics=intrinsics).xyz_world()
+    xyz_world = transform(stage_1.world_from_cam, unproject(depth, full_intrinsics).flatten(1, 2))
     return Reconstruction(
         depth=depth,
         confidence=1 + certainty,
-        intrinsics=intrinsics,
+        intrinsics=full_intrinsics,
         world_from_cam=stage_1.world_from_cam,
         motion_mask=motion_mask,
         tracks=tracks,
-        tracks_xyz=lift_tracks(xyz_world, tracks),
+        tracks_xyz=lift_tracks(xyz_world.reshape(*depth.shape, 3), tracks),
         losses=stage_2.losses,
         clip=clip,
     )
@@ -175,40 +161,3 @@ def _check_motion(flows: Float[Tensor, "e h w 2"]) -> None:
         raise InputError(
             f"clip: expected a camera or a scene that moves, but no part of the image moves by more than {moved:.2f} px"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Reconstruction:
-    """4D from a video: everything is in one world frame, up to one scale."""
-
-    depth: Float[Tensor, "t h w"]
-    confidence: Float[Tensor, "t h w"]
-    """At least 1; 1 is 'this depth is a guess'. Combine with a threshold to show or export only what was measured."""
-    intrinsics: Float[Tensor, "t 3 3"]
-    world_from_cam: Float[Tensor, "t 4 4"]
-    motion_mask: Bool[Tensor, "t h w"]
-    tracks: Tracks
-    tracks_xyz: Float[Tensor, "t n 3"]
-    """World positions of the tracks; NaN where a track is not visible."""
-    losses: dict[str, Float[Tensor, "i"]]
-    """Each objective's value by iteration: ga, cma, cts (stage 1), pts (stage 2)."""
-    clip: Clip
-
-    def save(self, path: str | Path) -> Path:
-        """Write everything, clip included, to one archive, atomically."""
-        maps = ("depth", "confidence", "intrinsics", "world_from_cam", "motion_mask", "tracks_xyz")
-        entries = {name: getattr(self, name) for name in maps}
-        entries |= field_entries("tracks", self.tracks)
-        entries |= {f"losses.{name}": values for name, values in self.losses.items()}
-        entries |= {f"clip.{name}": value for name, value in clip_entries(self.clip).items()}
-        return write_archive(path, "reconstruction", entries)
-
-    @staticmethod
-    def load(path: str | Path) -> "Reconstruction":
-        """Read a saved reconstruction; raises ``InputError`` for a damaged or foreign file."""
-        with readable(path, "reconstruction"):
-            entries = read_archive(path, "reconstruction")
-            maps = {name: value for name, value in entries.items() if "." not in name}
-            clip = {name.removeprefix("clip."): value for name, value in entries.items() if name.startswith("clip.")}
-            tracks = Tracks(**group(entries, "tracks"))
-            return Reconstruction(**maps, tracks=tracks, losses=group(entries, "losses"), clip=clip_from_entries(clip))

@@ -40,7 +40,8 @@ import plotly.io as pio
 
 from c4d_nb import load_clip
 from c4d_nb.metrics import score_table
-from c4d_nb.reconstruct import Reconstruction, reconstruct
+from c4d_nb.reconstruct import reconstruct
+from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.show import figures, scene
 from c4d_nb.show.viewer import write_viewer
 

@@ -18,7 +18,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("[0-9]*"))]
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_repository_link_uses_the_one_public_address(page: Path) -> None:
     owner_and_name = ADDRESS.removeprefix("https://github.com/")
-    linked = re.findall(r"(?:https://github\.com|colab\.research\.google\.com/github)/([\w.-]+/[\w.-]+)", page.read_text())
+    linked = re.findall(
+        r"(?:https://github\.com|colab\.research\.google\.com/github)/([\w.-]+/[\w.-]+)", page.read_text()
+    )
     assert linked, f"{page.name} links to the repository nowhere"
     assert set(linked) == {owner_and_name}
 
@@ -30,7 +32,9 @@ def test_no_upper_pins_on_torch_and_numpy() -> None:
 
 
 def test_constraints_cover_every_dependency() -> None:
-    names = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    names = {
+        line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
     extras = PROJECT["optional-dependencies"]
     wanted = [*PROJECT["dependencies"], *extras["notebooks"], *extras["test"]]
     missing = {re.split(r"[>=<\[]", line)[0].lower().replace("_", "-") for line in wanted} - names

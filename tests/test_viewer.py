@@ -16,7 +16,7 @@ import torch
 from c4d_nb.camera import pinhole, pose, transform, unproject
 from c4d_nb.clip import Clip, Tracks
 from c4d_nb.errors import InputError
-from c4d_nb.reconstruct import Reconstruction
+from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.show.viewer import flying_pixels, viewer_payload, write_viewer
 
 T, HEIGHT, WIDTH = 3, 24, 32

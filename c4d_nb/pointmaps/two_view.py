@@ -7,7 +7,6 @@ without parallax a pair has a rotation but no depth, and says so by its confiden
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from c4d_nb.camera import invert, pixel_grid, pose, rays, transform
 from c4d_nb.clip import PairPointmaps
 from c4d_nb.correspondence.flow import reverse_edges
+from c4d_nb.pointmaps.fill import fill_holes
 from c4d_nb.pointmaps.relative_pose import dehomogenise, pair_matches, relative_pose
 
 FLAT_CONFIDENCE = 1.02
@@ -134,25 +134,6 @@ def _mean_agreement(agreement: Tensor, confidence: Tensor, back: Tensor) -> Floa
     weight = confidence.log()
     mean = (agreement * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-9)
     return torch.minimum(mean, mean[back])
-
-
-def fill_holes(depth: Float[Tensor, "e h w"], known: Bool[Tensor, "e h w"]) -> Float[Tensor, "e h w"]:
-    """Depth where it is not known: inverse depth blended from the known surroundings, nearer ones heavier (pull-push).
-
-    A map without any known depth becomes 1 everywhere.
-    """
-    weight = known.float()
-    levels = [(torch.where(known, 1 / depth, 0.0)[:, None], weight[:, None])]
-    while max(levels[-1][0].shape[-2:]) > 1:
-        value, weight = (F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in levels[-1])
-        levels.append((value, weight))
-    value, weight = levels.pop()
-    filled = torch.where(weight > 0, value / weight.clamp(min=1e-12), torch.ones_like(value))
-    for value, weight in reversed(levels):
-        coarse = F.interpolate(filled, size=value.shape[-2:], mode="bilinear", align_corners=False)
-        certain = (weight * 4).clamp(max=1)
-        filled = certain * value / weight.clamp(min=1e-12) + (1 - certain) * coarse
-    return torch.where(known, depth, 1 / filled[:, 0].clamp(min=1e-6))
 
 
 def _relative_poses(

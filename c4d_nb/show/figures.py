@@ -14,7 +14,7 @@ from torch import Tensor
 from c4d_nb.camera import fit_similarity
 from c4d_nb.clip import Tracks
 from c4d_nb.errors import InputError
-from c4d_nb.reconstruct import Reconstruction
+from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.show.viewer import world_up
 
 STATIC_COLOR, DYNAMIC_COLOR, TRUTH_COLOR = "#3b82c4", "#e4572e", "#7a7a7a"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from c4d_nb.camera import rays, transform, unproject
 from c4d_nb.errors import InputError
-from c4d_nb.reconstruct import Reconstruction
+from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.show.figures import DYNAMIC_COLOR, TRUTH_COLOR, even_frames
 from c4d_nb.show.viewer import flying_pixels, shown_confidence, world_up
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from c4d_nb.archive import atomic_output
 from c4d_nb.camera import rays, transform
 from c4d_nb.errors import InputError
-from c4d_nb.reconstruct import Reconstruction
+from c4d_nb.reconstruction import Reconstruction
 
 _STEPS = 65535
 _MAX_TRACKS = 300
