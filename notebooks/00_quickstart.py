@@ -34,6 +34,7 @@ if "COLAB_NOTEBOOK_ID" in os.environ:  # on Colab only: fetch the package and it
     pass
 
 # %%
+# %matplotlib inline
 # %config InlineBackend.figure_format = "jpeg"
 import matplotlib.pyplot as plt
 import plotly.io as pio
@@ -123,7 +124,7 @@ figures.loss_curves(result.losses)
 
 # %% [markdown]
 # Near is red, far is blue. On the moving ball there is no parallax to measure: one camera cannot tell a small near
-# mover from a large far one. Its depth here is blended from its surroundings, and `result.confidence` says so. A learned
+# mover from a large far one. Here it is set upright on the ground below it, a guess, and `result.confidence` says so. A learned
 # pointmap model knows better; that is the chapter on pointmaps.
 
 # %%
@@ -142,7 +143,7 @@ figures.time_slice(result)
 # Static regions of all frames are put together; of the dynamic ones, the slider chooses the frame. Drag to turn.
 
 # %%
-scene.scene_figure(result, max_points=12_000)
+scene.scene_figure(result, max_points=9_000)
 
 # %% [markdown]
 # The same seen from above, for readers of the printed page: cameras, and the scene's points by height.

@@ -12,7 +12,8 @@ from c4d_nb.alignment.objectives import ego_flow
 from c4d_nb.camera import invert, pinhole, pixel_grid, pose, project, rays, transform, unproject
 from c4d_nb.clip import Clip, Resize, resize_clip, select_frames
 from c4d_nb.correspondence.flow import estimate_flow
-from c4d_nb.kubric.render import look_at, truth_flow
+from c4d_nb.kubric.scene import look_at
+from c4d_nb.kubric.truth import truth_flow
 from c4d_nb.motion_mask import epipolar_motion_masks
 
 

@@ -14,19 +14,12 @@ import torch
 from c4d_nb.camera import invert, pinhole, pixel_grid, rays, transform, unproject
 from c4d_nb.clip import Clip
 from c4d_nb.errors import InputError
+from c4d_nb.kubric.cast import cast
 from c4d_nb.kubric.first_light import first_light_scene
-from c4d_nb.kubric.render import (
-    VISIBLE_TOLERANCE,
-    Body,
-    Scene,
-    Texture,
-    cast,
-    look_at,
-    point_tracks,
-    render_clip,
-    render_frame,
-    truth_flow,
-)
+from c4d_nb.kubric.render import render_clip, render_frame
+from c4d_nb.kubric.scene import Body, Scene, Texture, look_at
+from c4d_nb.kubric.tracks import VISIBLE_TOLERANCE, point_tracks
+from c4d_nb.kubric.truth import truth_flow
 
 DATA = Path(__file__).parent.parent / "data"
 TEXTURE = Texture("marble", ((0.9, 0.9, 0.8), (0.2, 0.3, 0.4), (0.7, 0.2, 0.1)), 0.5)
@@ -272,8 +265,8 @@ def test_errors_name_the_argument(name, make):
         make()
 
 
-def test_package_imports_without_numba():
-    code = "import sys, c4d_nb, c4d_nb.kubric; sys.exit('numba' in sys.modules)"
+def test_package_and_truth_import_without_numba():
+    code = "import sys, c4d_nb, c4d_nb.kubric.truth; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

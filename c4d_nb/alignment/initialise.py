@@ -14,6 +14,7 @@ from torch import Tensor
 from c4d_nb.camera import fit_similarity, invert, pixel_grid, pose, transform
 from c4d_nb.clip import PairPointmaps
 from c4d_nb.errors import InputError
+from c4d_nb.statistics import weighted_median
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +126,20 @@ def _similarity(
 ) -> Float[Tensor, "*b 4 4"]:
     """target_from_source with the scale multiplied in, for the sum of weighted distances as in GA.
 
-    Procrustes in least squares, reweighted by the inverse distance: a few far points that are wrong must not decide.
+    Procrustes, reweighted by the inverse distance: a few far points that are wrong must not decide. The scale is the
+    weighted median ratio of distances to the centre. That of least squares shrinks with noise in the source, and a
+    chain of such steps would shrink a long video to nothing.
     """
     robust = weight
     for _ in range(passes):
-        scale, rotation, translation = fit_similarity(source, target, robust)
-        target_from_source = pose(scale[..., None, None] * rotation, translation)
+        _, rotation, _ = fit_similarity(source, target, robust)
+        share = (robust / robust.sum(-1, keepdim=True).clamp(min=1e-12))[..., None]
+        centre, target_centre = (share * source).sum(-2), (share * target).sum(-2)
+        ratio = (target - target_centre[..., None, :]).norm(dim=-1) / (source - centre[..., None, :]).norm(
+            dim=-1
+        ).clamp(min=1e-12)
+        scaled = weighted_median(ratio, robust)[..., None, None] * rotation
+        target_from_source = pose(scaled, target_centre - (scaled @ centre[..., None])[..., 0])
         distance = (transform(target_from_source, source) - target).norm(dim=-1)
         robust = weight / distance.clamp(min=1e-3 * distance.mean(-1, keepdim=True) + 1e-9)
     return target_from_source

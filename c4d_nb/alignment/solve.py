@@ -43,10 +43,12 @@ class AlignConfig:
 
 @dataclass(frozen=True)
 class RefineConfig:
-    """Stage 2."""
+    """Stage 2: the supplement's numbers; that the rate decays is ours."""
 
     iterations: int = 300
     learning_rate: float = 0.01
+    final_learning_rate: float = 0.0001
+    """Reached linearly: at a constant rate Adam keeps circling the kink of the norm, 0.3 % off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +131,8 @@ def refine_depth(
         xyz_world = frame_points(log_depth.exp(), alignment.intrinsics, alignment.world_from_cam)
         return {"pts": point_trajectory_smoothness(xyz_world, target)}
 
-    losses = _minimise(
-        objective, [log_depth], config.iterations, config.learning_rate, config.learning_rate, (0.9, 0.999)
-    )
+    rates = config.learning_rate, config.final_learning_rate
+    losses = _minimise(objective, [log_depth], config.iterations, *rates, betas=(0.9, 0.999))
     return replace(alignment, depth=log_depth.detach().exp(), losses=alignment.losses | losses)
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from c4d_nb.camera import pinhole
 from c4d_nb.clip import Clip
-from c4d_nb.kubric.render import Body, Scene, Texture, look_at, render_clip
+from c4d_nb.kubric.render import render_clip
+from c4d_nb.kubric.scene import Body, Scene, Texture, look_at
 
 FRAMES, FPS, WIDTH, HEIGHT = 24, 12, 256, 192
 KUBRIC_FOCAL = 1.09375
@@ -45,7 +46,7 @@ def first_light_scene() -> Scene:
 
 
 def first_light_clip() -> Clip:
-    """The clip as it ships: without flow, which ``c4d_nb.kubric.render.truth_flow`` computes from the rest."""
+    """The clip as it ships: without flow, which ``c4d_nb.kubric.truth.truth_flow`` computes from the rest."""
     clip = render_clip(first_light_scene(), fps=FPS, samples=5, n_tracks=256, seed=SEED)
     return replace(clip, truth=replace(clip.truth, flow=None))
 

@@ -16,6 +16,7 @@ from c4d_nb.clip import PairPointmaps
 from c4d_nb.correspondence.flow import reverse_edges
 from c4d_nb.pointmaps.fill import fill_holes
 from c4d_nb.pointmaps.relative_pose import dehomogenise, pair_matches, relative_pose
+from c4d_nb.statistics import weighted_median
 
 FLAT_CONFIDENCE = 1.02
 """Of depth that is a guess: filled in from its surroundings, or a pair without parallax."""
@@ -115,18 +116,10 @@ def depth_agreement(
         pairs = torch.nonzero(edges[:, 0] == frame)[:, 0]
         aligned = log_depth[pairs]
         for _ in range(4):
-            error = aligned - _weighted_median(aligned, weight[pairs] * agreement[pairs])
-            aligned = aligned - _weighted_median(error.T, weight[pairs].T)[:, None]
+            error = aligned - weighted_median(aligned.T, (weight[pairs] * agreement[pairs]).T)
+            aligned = aligned - weighted_median(error, weight[pairs])[:, None]
             agreement[pairs] = torch.exp(-(error / tolerance).square() / 2)
     return agreement.reshape(depth.shape)
-
-
-def _weighted_median(values: Float[Tensor, "k n"], weight: Float[Tensor, "k n"]) -> Float[Tensor, "n"]:
-    """Along the first axis; any value where all weights are 0."""
-    ranked, order = values.sort(dim=0)
-    total = weight.gather(0, order).cumsum(dim=0)
-    middle = (total < total[-1:] / 2).sum(dim=0, keepdim=True).clamp(max=len(values) - 1)
-    return ranked.gather(0, middle)[0]
 
 
 def _mean_agreement(agreement: Tensor, confidence: Tensor, back: Tensor) -> Float[Tensor, "e"]:

@@ -1,8 +1,10 @@
-"""Pictures of clips and results, by matplotlib: the static twin of every interactive view."""
+"""Pictures of clips and results, by matplotlib: the static twin of every interactive view.
+
+Figures are made without pyplot: a notebook shows one as the value of its cell, and none stays behind in memory.
+"""
 
 from collections.abc import Callable, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -95,7 +97,8 @@ def time_slice(result: Reconstruction, *, column: int | None = None) -> Figure:
     column = width // 2 if column is None else column
     if not 0 <= column < width:
         raise InputError(f"column: expected 0 to {width - 1}, but it is {column}")
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained", width_ratios=(1.2, 1, 1))
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    axes = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
     axes[0].imshow(result.clip.frames[t // 2])
     axes[0].axvline(column, color=DYNAMIC_COLOR)
     axes[0].set(title=f"column {column} in frame {t // 2}", xticks=[], yticks=[])
@@ -122,7 +125,8 @@ def camera_path(result: Reconstruction) -> Figure:
         centre = scale * centre @ rotation.T + translation
         up = rotation.double() @ up
     along, across = _ground_axes(centre, up.to(centre))
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2)
     for ax, vertical, name in ((axes[0], across, "from above"), (axes[1], up.to(centre), "from the side")):
         if truth is not None:
             points = truth[:, :3, 3].to(centre)
@@ -135,7 +139,8 @@ def camera_path(result: Reconstruction) -> Figure:
 
 def loss_curves(losses: dict[str, Float[Tensor, "i"]]) -> Figure:
     """Each objective over the iterations, weighted as optimised."""
-    figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    ax = figure.subplots()
     for name, values in losses.items():
         ax.plot(values, label=name.upper())
     ax.set(yscale="log", xlabel="iteration", ylabel="weighted value")
@@ -155,7 +160,8 @@ def even_frames(t: int, count: int) -> list[int]:
 
 def _panels(rows: int, columns: int, height: int, width: int) -> tuple[Figure, np.ndarray]:
     size = (PANEL_INCHES * columns, rows * PANEL_INCHES * height / width + 0.4)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
     return figure, axes
@@ -198,10 +204,11 @@ def _depth_of(result: Reconstruction) -> Callable[[Axes, int], AxesImage]:
 
 
 def _depth_range(depth: Float[Tensor, "t h w"]) -> tuple[float, float]:
-    """2nd and 98th percentile, from at most a million pixels."""
+    """2nd and 98th percentile, from at most a million pixels, a quarter apart at least."""
     finite = depth[torch.isfinite(depth)]
     sample = finite[:: max(1, len(finite) // 1_000_000)]
-    return float(sample.quantile(0.02)), float(sample.quantile(0.98))
+    near, far = float(sample.quantile(0.02)), float(sample.quantile(0.98))
+    return near, max(far, 1.25 * near)  # a flat scene looks flat
 
 
 def _ground_axes(centre: Float[Tensor, "t 3"], up: Float[Tensor, "3"]) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import matplotlib.pyplot as plt
 import numpy as np
 import plotly.graph_objects as go
 import torch
@@ -50,7 +49,7 @@ def scene_figure(result: Reconstruction, *, dynamic_frames: int = 6, max_points:
         },
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         height=540,
-        legend={"itemsizing": "constant", "x": 0, "y": 1},
+        showlegend=False,
     )
     return figure
 
@@ -63,7 +62,8 @@ def scene_from_above(result: Reconstruction, *, max_points: int = 20_000) -> Fig
         result.world_from_cam[0, :3, 2] - (result.world_from_cam[0, :3, 2] @ up) * up, dim=0
     )
     right = torch.linalg.cross(ahead, up)
-    figure, ax = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    ax = figure.subplots()
     index = _spread(scene.static, max_points)
     points = scene.xyz.reshape(-1, 3)[index]
     order = (points @ up).argsort()
@@ -116,7 +116,7 @@ def _point_trace(
     x, y, z = xyz.reshape(-1, 3)[index].T.float().numpy()
     levels = (frames.reshape(-1, 3)[index].long() * 7 + 127) // 255
     code = levels @ torch.tensor([64, 8, 1])
-    marker = {"size": 2, "color": code.short().numpy(), "coloraxis": "coloraxis"}
+    marker = {"size": 3, "color": code.short().numpy(), "coloraxis": "coloraxis"}
     return go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=name, hoverinfo="skip")
 
 
