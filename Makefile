@@ -8,18 +8,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CLIP := data/first_light.npz
-export TQDM_DISABLE := 1
 
 .PHONY: demo test lab scores lint notebooks clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m c4d_nb $(CLIP) --out out/demo
-	$(BIN)/python -m jupyter nbconvert --to html --execute notebooks/00_quickstart.ipynb --output-dir out/demo --output quickstart
+	TQDM_DISABLE=1 $(BIN)/python -m jupyter nbconvert --to html --execute notebooks/00_quickstart.ipynb --output-dir out/demo --output quickstart
 	@echo "Open out/demo/viewer.html (4D viewer) and out/demo/quickstart.html (the notebook) in a browser."
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --nbval notebooks
+	TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval notebooks
 
 lab: $(INSTALLED)
 	$(BIN)/python -m jupyter lab notebooks
@@ -34,12 +33,13 @@ lint: $(INSTALLED)
 
 # Run the notebooks anew from their .py pairs and store their outputs.
 notebooks: $(INSTALLED)
-	$(BIN)/python -m jupytext --sync notebooks/*.py
-	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
-	$(BIN)/python -m jupytext --sync notebooks/*.ipynb
+	$(BIN)/python -m jupytext --sync notebooks/[0-9]*.py
+	TQDM_DISABLE=1 $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/[0-9]*.ipynb
+	$(BIN)/python -m jupytext --sync notebooks/[0-9]*.ipynb
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "c4d_nb needs Python 3.11 to 3.13: make PYTHON=python3.12 ...")'
+	@echo "Installing into $(VENV): a few minutes, once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[notebooks,test]"
 	@touch $(INSTALLED)

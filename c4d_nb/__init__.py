@@ -21,11 +21,21 @@ Tensors      torch; dtype and device follow the inputs. Axis letters: t frames, 
 """
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from c4d_nb.clip import Clip, PairPointmaps, Tracks, Truth, load_clip
 
 # OpenMP threads that spin while they wait make everything several times slower on a machine that does anything else.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from c4d_nb.clip import Clip, PairPointmaps, Tracks, Truth, load_clip
-
 __version__ = "0.1.0"
 __all__ = ["Clip", "PairPointmaps", "Tracks", "Truth", "load_clip"]
+
+
+def __getattr__(name: str) -> object:
+    """The names above, imported when they are first asked for: torch alone takes seconds."""
+    if name in __all__:
+        return getattr(import_module("c4d_nb.clip"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

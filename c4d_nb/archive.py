@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     That ``path`` can be written is checked at once, before any work; a folder made for it goes away again on error.
     """
     path = Path(path)
-    made = next((p for p in (*reversed(path.parents), path) if not p.exists()), None)
+    made = [p for p in (path, *path.parents) if not p.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=path))
@@ -97,13 +97,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise InputError(f"out: cannot write into {path} ({error.strerror})") from error
     try:
         yield partial
-        for file in sorted(partial.iterdir()):
+        files = sorted(partial.iterdir())
+        blocked = [path / file.name for file in files if (path / file.name).is_dir()]
+        if blocked:
+            raise InputError(f"out: expected to write the file {blocked[0]}, but a folder of that name is in its place")
+        for file in files:
             os.replace(file, path / file.name)
-        made = None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if made is not None:
-            shutil.rmtree(made, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # not empty: it holds the results, or something else that is not ours
+                folder.rmdir()
 
 
 def _umask() -> int:

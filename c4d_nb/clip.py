@@ -124,7 +124,7 @@ def load_clip(
     else:
         frames, source_fps = read_frames(path)
         stop = None if max_frames is None else start + stride * max_frames
-        clip = _collect(islice(frames, start, stop, stride), source_fps / stride, long_side, path)
+        clip = _collect(islice(frames, start, stop, stride), source_fps / stride, long_side, path, start)
     if fps is not None:
         clip = replace(clip, fps=fps)
     if intrinsics is not None:
@@ -218,7 +218,7 @@ def _check_selection(start: int, stride: int, max_frames: int | None, long_side:
         raise InputError(f"long_side: expected at least 16 px, but it is {long_side}")
 
 
-def _collect(frames: Iterable[np.ndarray], fps: float, long_side: int | None, path: Path) -> Clip:
+def _collect(frames: Iterable[np.ndarray], fps: float, long_side: int | None, path: Path, start: int) -> Clip:
     kept: list[np.ndarray] = []
     original: tuple[int, int] | None = None
     for frame in frames:
@@ -230,7 +230,7 @@ def _collect(frames: Iterable[np.ndarray], fps: float, long_side: int | None, pa
             )
         kept.append(shrink(frame, *target_size(*original, long_side)))
     if original is None:
-        raise InputError(f"path: expected frames from the chosen start on, but {path} has none there")
+        raise InputError(f"start: expected one of the frames of {path}, but it ends before frame {start}")
     stacked = torch.from_numpy(np.stack(kept))
     resize = Resize(*original, *stacked.shape[1:3])
     return Clip(frames=stacked, fps=fps, resize=None if stacked.shape[1:3] == original else resize)

@@ -24,6 +24,9 @@ from c4d_nb.pointmaps.two_view import FLAT_CONFIDENCE, TwoViewConfig, two_view_p
 from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.smoothing import lift_tracks, smooth_pointmaps
 
+MIN_SIDE_PX = 32
+"""Dense Inverse Search needs as much for its coarsest level."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -100,6 +103,10 @@ def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> 
     )
 
     _log.info("stage 1: depth, poses and intrinsics by GA, CMA and CTS")
+    with_parallax = (pairs.conf_1 > FLAT_CONFIDENCE).flatten(1).any(dim=1)
+    weights = config.align
+    if not with_parallax.any():  # GA's weights are then so small that CTS would straighten a turning camera
+        weights = replace(weights, weight_cma=0.0, weight_cts=0.0)
     known = None if clip.intrinsics is None else grid.intrinsics(clip.intrinsics)
     stage_1 = align(
         pairs,
@@ -107,13 +114,12 @@ def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> 
         motion_masks=grid_masks,
         flow_valid=grid.sample(valid),
         intrinsics=known,
-        config=config.align,
+        config=weights,
     )
     scale = stage_1.depth.flatten(1).median(dim=1).values[:, None, None]
     measured = stage_1.confidence > config.measured_confidence
     filled = stand_on_ground(fill_holes(stage_1.depth / scale, measured), grid_masks, measured)
     stage_1 = replace(stage_1, depth=scale * filled)
-    with_parallax = (pairs.conf_1 > FLAT_CONFIDENCE).flatten(1).any(dim=1)[:, None, None]
 
     _log.info("stage 2: depth by PTS")
     grid_tracks = replace(tracks, uv=grid.to_grid(tracks.uv))
@@ -122,15 +128,15 @@ def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> 
     _log.info("full resolution: every pixel triangulated with the cameras of stage 1, moved as stage 2 moved the grid")
     full_intrinsics = grid.intrinsics_to_full(stage_1.intrinsics)
     depth, certainty = densify_depth(
-        grid.upsample(stage_1.depth, clip.size),
+        grid.upsample(stage_1.depth),
         flows,
-        static & with_parallax,
+        static & with_parallax[:, None, None],
         edges,
         full_intrinsics,
         stage_1.world_from_cam,
         noise_px=config.flow_noise_px,
     )
-    depth = depth * grid.upsample(stage_2.depth / stage_1.depth, clip.size)
+    depth = depth * grid.upsample(stage_2.depth / stage_1.depth)
     xyz_world = transform(stage_1.world_from_cam, unproject(depth, full_intrinsics).flatten(1, 2))
     return Reconstruction(
         depth=depth,
@@ -148,6 +154,9 @@ def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> 
 def _check_clip(clip: Clip) -> None:
     if len(clip) < 3:
         raise InputError(f"clip: expected at least 3 frames, but it has {len(clip)}")
+    height, width = clip.size
+    if min(height, width) < MIN_SIDE_PX:
+        raise InputError(f"clip: expected frames of at least {MIN_SIDE_PX} px a side, but they are {width}x{height} px")
     contrast = clip.frames.float().std(dim=(1, 2)).max()
     if contrast < 2:
         raise InputError(

@@ -27,17 +27,26 @@ SMALL = ("--long-side", "128", "--max-frames", "8")
 HEIGHT, WIDTH = 96, 128
 
 # Importing torch takes seconds and most runs end at once: a fresh interpreter imports the command, and every run is a
-# process forked from it. Nothing but the import happens before the fork.
+# process forked from it. Nothing but the import happens before the fork; taking torch down again is left out (1.4 s).
 SERVER = """
-import json, os, sys
+import json, os, sys, traceback
 import c4d_nb.__main__ as command
+import c4d_nb.command_line
 for line in sys.stdin:
     arguments, stdout, stderr = json.loads(line)
     child = os.fork()
     if child == 0:
         for path, stream in ((stdout, 1), (stderr, 2)):
             os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), stream)
-        sys.exit(command.main(arguments))
+        code = 1
+        try:
+            code = command.main(arguments)
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(code)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -138,11 +147,15 @@ BAD = {
     "max frames": ("good", ("--max-frames", "0"), "max_frames: expected 1 or more, but it is 0"),
     "long side": ("good", ("--long-side", "3"), "long_side: expected at least 16 px, but it is 3"),
     "negative start": ("good", ("--start", "-1"), "start: expected 0 or more, but it is -1"),
-    "start beyond the end": ("good", ("--start", "4"), "(start|path): expected .*start"),
+    "start beyond the end": (
+        "good",
+        ("--start", "4"),
+        "start: expected one of the frames .*, but it ends before frame 4",
+    ),
     "start beyond an archive": (FIRST_LIGHT, ("--start", "999"), "start: expected less than .*, but it is 999"),
     "too few masks": ("good", ("--true-masks", "masks_of_two"), r"true_masks: expected .*\(4, 96, 128\), .*\(2, 96"),
     "masks too small": ("good", ("--true-masks", "masks_too_small"), r"true_masks: expected .*, but .*\(4, 50, 128\)"),
-    "missing masks": ("good", ("--true-masks", "nowhere"), r"(true_masks|path): expected .*nowhere does not exist"),
+    "missing masks": ("good", ("--true-masks", "nowhere"), r"true_masks: .*nowhere does not exist"),
 } | {
     f"intrinsics {value}": ("good", ("--intrinsics", value), message)
     for value, message in (
@@ -212,9 +225,9 @@ def test_output_that_is_a_file(command, inputs, tmp_path, below):
     assert content(tmp_path) == {"file": b"keep me"}
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 4), (8, 128), (128, 8)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 4), (8, 128)])
 def test_frames_too_small(command, tmp_path, height, width):
-    """OpenCV's optical flow raises its own error for tiny images, and reads beyond thin ones."""
+    """OpenCV's optical flow raises its own error for tiny images, and crashes on wide flat ones."""
     video = image_folder(tmp_path / "video", sliding(5, height, width))
     run = command(video, "--out", tmp_path / "out")
     assert_one_sentence(run, f"(clip|path|long_side): expected .*{width}x{height}|clip: expected textured frames")
@@ -300,17 +313,20 @@ def test_good_run_can_be_loaded(good_run):
     assert max(clip.size) == 128
 
 
-def test_second_run_replaces_files_and_keeps_known_intrinsics(command, good_run, tmp_path):
-    """Into a folder with results and a file of the user's; the intrinsics are of the original pixels."""
+def test_second_run_with_known_intrinsics_and_true_masks(command, good_run, tmp_path):
+    """Into a folder with results and a file of the user's; intrinsics and masks are of the original pixels."""
     out = tmp_path / "out"
     shutil.copytree(good_run[1], out)
     (out / "notes.txt").write_text("keep me")
-    original = load_clip(FIRST_LIGHT, max_frames=1)
+    original = load_clip(FIRST_LIGHT, max_frames=8)
     height, width = original.size
     K = original.truth.intrinsics[0].clone()
     K[1, 1] *= 1.01
     np.savetxt(tmp_path / "K.txt", K.numpy())
-    run = command(FIRST_LIGHT, "--out", out, *SMALL, "--intrinsics", tmp_path / "K.txt")
+    true = original.truth.motion_mask
+    masks = image_folder(tmp_path / "masks", [255 * mask.numpy().astype(np.uint8) for mask in true])
+    known = "--intrinsics", tmp_path / "K.txt", "--true-masks", masks
+    run = command(FIRST_LIGHT, "--out", out, *SMALL, *known)
     assert run.code == 0, run.stderr
     assert {path.name for path in out.iterdir()} == FILES | {"notes.txt"}
     assert (out / "notes.txt").read_text() == "keep me"
@@ -324,11 +340,13 @@ def test_second_run_replaces_files_and_keeps_known_intrinsics(command, good_run,
     mapped[:2, 2:] = scale * (K[:2, 2:] + 0.5) - 0.5
     assert torch.equal(result.intrinsics, result.clip.intrinsics)
     torch.testing.assert_close(result.intrinsics, mapped.expand(8, 3, 3), rtol=1e-6, atol=1e-5)
+    iou = motion_iou(result.clip.original.mask_to_original(result.motion_mask), true)
+    assert re.search(rf"motion mask IoU \(original px\) +{iou:.4f}\n", run.stdout)
 
 
 def test_intrinsics_in_every_notation(tmp_path):
     """The same K inline and in three kinds of file."""
-    from c4d_nb.__main__ import parse_intrinsics
+    from c4d_nb.command_line import parse_intrinsics
 
     K = np.array([[110.5, 0, 63.25], [0, 111.5, 47.75], [0, 0, 1]])
     np.save(tmp_path / "K.npy", K)
@@ -336,19 +354,6 @@ def test_intrinsics_in_every_notation(tmp_path):
     (tmp_path / "K.json").write_text(json.dumps(K.tolist()))
     for text in ("110.5,111.5,63.25,47.75", *(str(tmp_path / f"K.{suffix}") for suffix in ("npy", "txt", "json"))):
         assert torch.equal(parse_intrinsics(text), torch.from_numpy(K).float())
-
-
-def test_masks_are_scored_at_the_original_resolution(command, tmp_path):
-    """True masks that are the run's own, enlarged, score exactly 1."""
-    video = image_folder(tmp_path / "video", moving_square()[0])
-    first = command(video, "--out", tmp_path / "out", "--long-side", "64")
-    assert first.code == 0, first.stderr
-    result = Reconstruction.load(tmp_path / "out" / "reconstruction.npz")
-    masks = result.clip.original.mask_to_original(result.motion_mask)
-    assert masks.shape == (10, HEIGHT, WIDTH)
-    true_masks = image_folder(tmp_path / "masks", [255 * mask.numpy().astype(np.uint8) for mask in masks])
-    second = command(video, "--out", tmp_path / "out", "--long-side", "64", "--true-masks", true_masks)
-    assert re.search(r"motion mask IoU \(original px\) +1\.0000\n", second.stdout)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.5, 0.9, 0.999])

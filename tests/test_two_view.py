@@ -284,7 +284,7 @@ def test_what_stands_in_a_hole_does_not_matter(generator, unknown):
 @pytest.mark.parametrize("stride", [1, 3, 5])
 def test_grid_pixels_are_full_pixels(stride):
     """The value sampled at grid pixel (i, j) is the uv of a full pixel, and ``to_grid`` maps it back to (i, j)."""
-    grid = PixelGrid(stride)
+    grid = PixelGrid(31, 47, stride)
     sampled = grid.sample(pixel_grid(31, 47)[None])[0]
     torch.testing.assert_close(grid.to_grid(sampled), pixel_grid(*sampled.shape[:2]))
 
@@ -300,27 +300,35 @@ def test_grid_is_the_finest_with_an_odd_stride(size, long_side, stride):
 
 @pytest.mark.parametrize("stride", [1, 3, 5])
 def test_grid_intrinsics_keep_the_rays(stride):
-    grid, K = PixelGrid(stride), pinhole(50.0, 31, 47)
+    grid, K = PixelGrid(31, 47, stride), pinhole(50.0, 31, 47)
     uv = torch.tensor([[3.0, 5], [40, 30]])
     torch.testing.assert_close(rays(grid.intrinsics(K), grid.to_grid(uv)), rays(K, uv))
 
 
 @pytest.mark.parametrize("stride", [1, 3, 5])
 def test_grid_intrinsics_map_forth_and_back(stride):
-    grid, K = PixelGrid(stride), pinhole(torch.tensor([50.0, 60]), 31, 47)
+    grid, K = PixelGrid(31, 47, stride), pinhole(torch.tensor([50.0, 60]), 31, 47)
     torch.testing.assert_close(grid.intrinsics_to_full(grid.intrinsics(K)), K)
 
 
 @pytest.mark.parametrize("stride", [1, 3, 5])
 def test_upsampled_map_has_its_values_at_the_grid(generator, stride):
-    grid, size = PixelGrid(stride), (31, 47)
+    grid, size = PixelGrid(31, 47, stride), (31, 47)
     coarse = torch.rand_like(grid.sample(torch.zeros(2, *size)))
-    torch.testing.assert_close(grid.sample(grid.upsample(coarse, size)), coarse)
+    torch.testing.assert_close(grid.sample(grid.upsample(coarse)), coarse)
 
 
 def test_upsampling_a_ramp_is_exact_inside():
-    grid, ramp = PixelGrid(3), pixel_grid(30, 45)[None, ..., 0]
-    torch.testing.assert_close(grid.upsample(grid.sample(ramp), (30, 45))[0, :, 1:-1], ramp[0, :, 1:-1])
+    grid, ramp = PixelGrid(30, 45, 3), pixel_grid(30, 45)[None, ..., 0]
+    torch.testing.assert_close(grid.upsample(grid.sample(ramp))[0, :, 1:-1], ramp[0, :, 1:-1])
+
+
+@pytest.mark.parametrize("size", [(216, 384), (192, 256), (47, 31), (47, 32), (30, 45)])
+@pytest.mark.parametrize("stride", [1, 3, 5])
+def test_the_middle_of_the_grid_is_the_middle_of_the_image(size, stride):
+    grid = PixelGrid(*size, stride)
+    height, width = grid.sample(torch.zeros(1, *size)).shape[1:]
+    torch.testing.assert_close(grid.intrinsics(pinhole(50.0, *size)), pinhole(50.0 / stride, height, width))
 
 
 @pytest.mark.parametrize("long_side", [0, -3])

@@ -35,8 +35,8 @@ def relative_pose(
 ) -> RelativePose:
     """The essential matrix by RANSAC, decomposed by the points' being in front of both cameras.
 
-    Where one rotation explains the matches, that is where it leaves a median parallax below ``min_parallax`` times
-    ``noise_px``, there is no translation to find, and any would fit.
+    Where a pure rotation explains half of the matches, or 60 % of those that the essential matrix explains, to within
+    ``min_parallax`` times ``noise_px``, there is no translation to find, and any would fit.
     """
     if len(uv_n) < MIN_STATIC_POINTS:
         return RelativePose(torch.eye(4), torch.eye(4))
@@ -50,6 +50,10 @@ def relative_pose(
     points_n, points_m = (ray[:, :2].double().numpy() for ray in (ray_n, ray_m))
     E, inliers = _essential_matrix(points_n, points_m, 2 * noise_px / focal)
     if E is None:
+        return RelativePose(turn, turn)
+    error = sampson_error(torch.from_numpy(E), ray_n[:, :2].double(), ray_m[:, :2].double()).sqrt() * focal
+    explained_by_turn = (parallax_px < min_parallax * noise_px).float().mean()
+    if explained_by_turn > 0.6 * (error < min_parallax * noise_px).float().mean():
         return RelativePose(turn, turn)
     _, R, T, _ = cv2.recoverPose(E, points_n, points_m, np.eye(3), mask=inliers)
     return RelativePose(pose(torch.from_numpy(R).float(), torch.from_numpy(T[:, 0]).float()), turn)

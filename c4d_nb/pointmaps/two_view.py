@@ -22,12 +22,13 @@ FLAT_CONFIDENCE = 1.02
 """Of depth that is a guess: filled in from its surroundings, or a pair without parallax."""
 
 MAX_DEPTH = 20.0
-"""Farthest depth of a pair, over its median: beyond it parallax is noise, and nothing that far weighs on the
-alignment."""
+"""Farthest depth of a pair, over its median: beyond it parallax is noise, and must not weigh on the alignment."""
 
 
 @dataclass(frozen=True)
 class TwoViewConfig:
+    """What counts as parallax, and as agreement."""
+
     noise_px: float = 0.5
     """Standard deviation of a flow match in pixels of the flow at hand; parallax and errors are judged against it."""
     saturation: float = 20.0
@@ -50,10 +51,11 @@ def two_view_pointmaps(
     """Both pointmaps of every edge from flow n -> m alone, at the flow's resolution.
 
     ``usable`` marks static pixels whose flow may be believed; ``edges`` hold both directions of every pair. Each
-    pair's scale is its own: median depth 1. Confidence is ``1 + s exp(-r^2 / 2)`` with s the parallax and r the
-    epipolar error, both in units of ``noise_px`` (s saturates). Pixels that were not triangulated take the depth of
-    their surroundings (``fill_holes``) at confidence 1.02. A pair without parallax keeps the rotation, no
-    translation, and depth 1 at confidence 1.02.
+    pair's scale is its own: median depth 1. Confidence is ``1 + s exp(-r^2 / 2) a`` with s the parallax and r the
+    epipolar error, both in units of ``noise_px`` (s saturates), and a the agreement with the frame's other pairs
+    (``depth_agreement``). Pixels that were not triangulated take the depth of their surroundings (``fill_holes``) at
+    confidence 1.02. A pair without parallax, or that agrees with no other, keeps the rotation that explains it best,
+    no translation, and depth 1 at confidence 1.02.
     """
     back = reverse_edges(edges)
     m_from_n, turn = _relative_poses(flows, usable, edges, intrinsics, config)

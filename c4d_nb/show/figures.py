@@ -36,7 +36,9 @@ def overview(result: Reconstruction, *, frames: int = 5) -> Figure:
 
 def filmstrip(frames: UInt8[Tensor, "t h w 3"], *, count: int = 5) -> Figure:
     """Some frames, evenly spread."""
-    return _strip(lambda ax, frame: ax.imshow(frames[frame]), even_frames(len(frames), count), *frames.shape[1:3])
+    return _strip(
+        lambda ax, frame: ax.imshow(frames[frame].numpy()), even_frames(len(frames), count), *frames.shape[1:3]
+    )
 
 
 def track_strip(result: Reconstruction, *, count: int = 3) -> Figure:
@@ -58,7 +60,7 @@ def depth_strip(result: Reconstruction, *, count: int = 5) -> Figure:
     if truth is not None:
         scale = result.depth.median() / truth.median()
         near, far = _depth_range(result.depth)
-        rows.append(lambda ax, frame: ax.imshow(scale * truth[frame], cmap="turbo_r", vmin=near, vmax=far))
+        rows.append(lambda ax, frame: ax.imshow((scale * truth[frame]).numpy(), cmap="turbo_r", vmin=near, vmax=far))
         axes[1, 0].set_ylabel("truth")
     axes[0, 0].set_ylabel("estimate")
     image = _draw_rows(axes, rows, chosen)
@@ -71,15 +73,15 @@ def show_tracks(
 ) -> AxesImage:
     """Tracks visible in frame ``index`` with their tails of the last frames; orange ones are dynamic."""
     height, width = frame.shape[:2]
-    image = ax.imshow(frame)
+    image = ax.imshow(frame.numpy())
     seen = torch.nonzero(tracks.visible[index])[:, 0]
     seen = seen[:: max(1, len(seen) // limit)]
     for dynamic, color in ((False, STATIC_COLOR), (True, DYNAMIC_COLOR)):
         group = seen[(tracks.mobility[index, seen] >= 0.5) == dynamic]
         past = slice(max(0, index - tail), index + 1)
         uv = torch.where(tracks.visible[past][:, group, None], tracks.uv[past][:, group], torch.nan)
-        ax.plot(*uv.unbind(-1), color=color, linewidth=0.8, alpha=0.8)
-        ax.scatter(*tracks.uv[index, group].T, s=5, color=color, edgecolors="white", linewidths=0.3, zorder=3)
+        ax.plot(*uv.permute(2, 0, 1).numpy(), color=color, linewidth=0.8, alpha=0.8)
+        ax.scatter(*tracks.uv[index, group].T.numpy(), s=5, color=color, edgecolors="white", linewidths=0.3, zorder=3)
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     return image
 
@@ -99,14 +101,14 @@ def time_slice(result: Reconstruction, *, column: int | None = None) -> Figure:
         raise InputError(f"column: expected 0 to {width - 1}, but it is {column}")
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
-    axes[0].imshow(result.clip.frames[t // 2])
+    axes[0].imshow(result.clip.frames[t // 2].numpy())
     axes[0].axvline(column, color=DYNAMIC_COLOR)
     axes[0].set(title=f"column {column} in frame {t // 2}", xticks=[], yticks=[])
     near, far = _depth_range(result.depth)
     extent = (-0.5, t - 0.5, height - 0.5, -0.5)
-    axes[1].imshow(result.clip.frames[:, :, column].transpose(0, 1), aspect="auto", extent=extent)
+    axes[1].imshow(result.clip.frames[:, :, column].transpose(0, 1).numpy(), aspect="auto", extent=extent)
     image = axes[2].imshow(
-        result.depth[:, :, column].T, aspect="auto", cmap="turbo_r", vmin=near, vmax=far, extent=extent
+        result.depth[:, :, column].T.numpy(), aspect="auto", cmap="turbo_r", vmin=near, vmax=far, extent=extent
     )
     axes[1].set(title="colour over time", xlabel="frame", ylabel="v (px)")
     axes[2].set(title="depth over time", xlabel="frame")
@@ -130,8 +132,22 @@ def camera_path(result: Reconstruction) -> Figure:
     for ax, vertical, name in ((axes[0], across, "from above"), (axes[1], up.to(centre), "from the side")):
         if truth is not None:
             points = truth[:, :3, 3].to(centre)
-            ax.plot(points @ along, points @ vertical, color=TRUTH_COLOR, linewidth=5, alpha=0.4, label="truth")
-        ax.plot(centre @ along, centre @ vertical, "o-", color=DYNAMIC_COLOR, markersize=3, label="estimate")
+            ax.plot(
+                (points @ along).numpy(),
+                (points @ vertical).numpy(),
+                color=TRUTH_COLOR,
+                linewidth=5,
+                alpha=0.4,
+                label="truth",
+            )
+        ax.plot(
+            (centre @ along).numpy(),
+            (centre @ vertical).numpy(),
+            "o-",
+            color=DYNAMIC_COLOR,
+            markersize=3,
+            label="estimate",
+        )
         ax.set(title=f"camera path {name}", aspect="equal", adjustable="datalim")
     axes[0].legend()
     return figure
@@ -142,7 +158,7 @@ def loss_curves(losses: dict[str, Float[Tensor, "i"]]) -> Figure:
     figure = Figure(figsize=(7, 3), layout="constrained")
     ax = figure.subplots()
     for name, values in losses.items():
-        ax.plot(values, label=name.upper())
+        ax.plot(values.numpy(), label=name.upper())
     ax.set(yscale="log", xlabel="iteration", ylabel="weighted value")
     ax.legend()
     return figure
@@ -192,15 +208,15 @@ def _mask_of(result: Reconstruction) -> Callable[[Axes, int], AxesImage]:
 
     def draw(ax: Axes, frame: int) -> AxesImage:
         if truth is not None:
-            ax.contour(truth[frame], levels=[0.5], colors="white", linewidths=0.8)
-        return ax.imshow(mask_overlay(result.clip.frames[frame], result.motion_mask[frame]))
+            ax.contour(truth[frame].numpy(), levels=[0.5], colors="white", linewidths=0.8)
+        return ax.imshow(mask_overlay(result.clip.frames[frame], result.motion_mask[frame]).numpy())
 
     return draw
 
 
 def _depth_of(result: Reconstruction) -> Callable[[Axes, int], AxesImage]:
     near, far = _depth_range(result.depth)
-    return lambda ax, frame: ax.imshow(result.depth[frame], cmap="turbo_r", vmin=near, vmax=far)
+    return lambda ax, frame: ax.imshow(result.depth[frame].numpy(), cmap="turbo_r", vmin=near, vmax=far)
 
 
 def _depth_range(depth: Float[Tensor, "t h w"]) -> tuple[float, float]:

@@ -68,12 +68,14 @@ def scene_from_above(result: Reconstruction, *, max_points: int = 20_000) -> Fig
     points = scene.xyz.reshape(-1, 3)[index]
     order = (points @ up).argsort()
     colors = result.clip.frames.reshape(-1, 3)[index][order].numpy() / 255
-    ax.scatter(points[order] @ right, points[order] @ ahead, c=colors, s=2, linewidths=0)
+    ax.scatter((points[order] @ right).numpy(), (points[order] @ ahead).numpy(), c=colors, s=2, linewidths=0)
     index = _spread(scene.dynamic, max_points // 10)
     points, frame = scene.xyz.reshape(-1, 3)[index], index // scene.dynamic[0].numel()
-    moving = ax.scatter(points @ right, points @ ahead, c=frame, cmap="autumn", s=3, linewidths=0)
+    moving = ax.scatter(
+        (points @ right).numpy(), (points @ ahead).numpy(), c=frame.numpy(), cmap="autumn", s=3, linewidths=0
+    )
     centre = result.world_from_cam[:, :3, 3]
-    ax.plot(centre @ right, centre @ ahead, color="black", linewidth=2, label="camera path")
+    ax.plot((centre @ right).numpy(), (centre @ ahead).numpy(), color="black", linewidth=2, label="camera path")
     figure.colorbar(moving, ax=ax, label="frame of the dynamic points")
     ax.set(aspect="equal", title="scene from above", xlabel="right (scene units)", ylabel="ahead")
     ax.legend(loc="lower right")

@@ -1,0 +1,91 @@
+"""What the command does, apart from talking: see ``c4d_nb/__main__.py``."""
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from c4d_nb.archive import atomic_folder
+from c4d_nb.clip import Clip, load_clip
+from c4d_nb.errors import InputError
+from c4d_nb.metrics import motion_iou, score_table
+from c4d_nb.reconstruct import ReconstructConfig, reconstruct
+from c4d_nb.reconstruction import Reconstruction
+from c4d_nb.show.figures import camera_path, overview, time_slice
+from c4d_nb.show.viewer import write_viewer
+
+
+def run(options: argparse.Namespace) -> dict[str, float]:
+    """Reconstruct, write everything into ``options.out`` or nothing, and return the scores that truth allows."""
+    with atomic_folder(options.out) as folder:
+        clip = load_clip(
+            options.video,
+            start=options.start,
+            stride=options.stride,
+            max_frames=options.max_frames,
+            long_side=options.long_side,
+            intrinsics=None if options.intrinsics is None else parse_intrinsics(options.intrinsics),
+        )
+        true_masks = None if options.true_masks is None else _load_masks(options, clip)
+        result = reconstruct(clip, ReconstructConfig(seed=options.seed))
+        write_outputs(result, folder)
+    scores = {} if clip.truth is None else score_table(result, clip.truth)
+    if true_masks is not None:
+        masks = clip.original.mask_to_original(result.motion_mask)
+        scores["motion mask IoU (original px)"] = motion_iou(masks, true_masks)
+    return scores
+
+
+def write_outputs(result: Reconstruction, folder: Path) -> None:
+    """The result itself, the viewer, and three pictures."""
+    result.save(folder / "reconstruction.npz")
+    write_viewer(result, folder / "viewer.html")
+    for name, draw in (("overview", overview), ("time_slice", time_slice), ("camera_path", camera_path)):
+        draw(result).savefig(folder / f"{name}.png", dpi=110)
+
+
+def parse_intrinsics(text: str) -> Float[Tensor, "3 3"]:
+    """``fx,fy,cx,cy`` or a .json, .npy or .txt file with a 3x3 matrix, in pixels of the original video."""
+    try:
+        values = _read_matrix(Path(text)) if Path(text).suffix in {".json", ".npy", ".txt"} else _four_numbers(text)
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise InputError(f"intrinsics: expected fx,fy,cx,cy or a 3x3 matrix in a file, but {text}: {error}") from error
+    if values.shape != (3, 3):
+        raise InputError(f"intrinsics: expected a 3x3 matrix, but {text} has shape {values.shape}")
+    return torch.from_numpy(values).float()
+
+
+def _four_numbers(text: str) -> np.ndarray:
+    fx, fy, cx, cy = (float(part) for part in text.split(","))
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
+
+def _read_matrix(path: Path) -> np.ndarray:
+    """Whatever numbers the file holds, as float64; ``TypeError`` or ``ValueError`` for anything but real numbers."""
+    if path.suffix == ".json":
+        return np.array(json.loads(path.read_text()), dtype=np.float64)
+    if path.suffix == ".npy":
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in "iuf":
+            raise ValueError("it does not hold one array of real numbers")
+        return loaded.astype(np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an empty file; its shape says enough
+        return np.loadtxt(path)
+
+
+def _load_masks(options: argparse.Namespace, clip: Clip) -> Bool[Tensor, "t H W"]:
+    selection = {"start": options.start, "stride": options.stride, "max_frames": options.max_frames}
+    try:
+        masks = load_clip(options.true_masks, **selection).frames[..., 0] > 127
+    except InputError as error:
+        raise InputError(f"true_masks: {error}") from error
+    expected = (len(clip), clip.original.original_height, clip.original.original_width)
+    if tuple(masks.shape) != expected:
+        raise InputError(f"true_masks: expected masks of shape {expected}, but it is {tuple(masks.shape)}")
+    return masks

@@ -1,0 +1,275 @@
+"""End to end, in process: the shipped clip at full size meets its bounds, and every view of the result can be drawn."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from c4d_nb import Clip
+from c4d_nb.alignment import AlignConfig, RefineConfig
+from c4d_nb.clip import resize_clip, select_frames
+from c4d_nb.errors import InputError
+from c4d_nb.metrics import score_table
+from c4d_nb.reconstruct import ReconstructConfig, reconstruct
+from c4d_nb.reconstruction import Reconstruction
+from c4d_nb.show import figures, scene
+
+SHORT = ReconstructConfig(align=AlignConfig(iterations=60), refine=RefineConfig(iterations=30))
+
+
+@pytest.fixture(scope="module")
+def result(first_light) -> Reconstruction:
+    """The whole clip with the default configuration. Do not write to it."""
+    return reconstruct(first_light)
+
+
+@pytest.fixture(scope="module")
+def scores(result) -> dict[str, float]:
+    return score_table(result, result.clip.truth)
+
+
+@pytest.fixture(scope="module")
+def small_clip(first_light) -> Clip:
+    return resize_clip(select_frames(first_light, max_frames=8), 128)
+
+
+@pytest.fixture(scope="module")
+def small_result(small_clip) -> Reconstruction:
+    """Few iterations: quick, and as deterministic as many."""
+    return reconstruct(small_clip, SHORT)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def assert_identical(a, b) -> None:
+    """The same bits, dtypes and shapes in every field, NaN included, however deep."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_identical(a[key], b[key])
+    elif hasattr(a, "__dataclass_fields__"):
+        for field in fields(a):
+            assert_identical(getattr(a, field.name), getattr(b, field.name))
+    else:
+        assert a == b
+
+
+def test_camera_is_found(scores):
+    assert scores["ATE (% of path)"] < 5
+    assert scores["RPE rotation (deg)"] < 1
+
+
+def test_depth_is_found(scores):
+    assert scores["depth AbsRel"] < 0.15
+
+
+def test_motion_is_found(scores):
+    assert scores["motion mask IoU"] > 0.5
+    assert scores["mobility balanced accuracy"] > 0.8
+
+
+def test_shapes(result, first_light):
+    t, (h, w) = len(first_light), first_light.size
+    n = len(result.tracks.query_frame)
+    assert n > 100
+    shapes = {
+        "depth": (t, h, w),
+        "confidence": (t, h, w),
+        "intrinsics": (t, 3, 3),
+        "world_from_cam": (t, 4, 4),
+        "motion_mask": (t, h, w),
+        "tracks_xyz": (t, n, 3),
+    }
+    assert {name: tuple(getattr(result, name).shape) for name in shapes} == shapes
+    assert tuple(result.tracks.uv.shape) == (t, n, 2)
+    for name in ("visible", "confidence", "mobility"):
+        assert getattr(result.tracks, name).shape == (t, n)
+    assert result.losses.keys() == {"ga", "cma", "cts", "pts"}
+    assert all(len(values) == 300 for values in result.losses.values())
+    assert result.clip is first_light
+
+
+def test_everything_is_finite(result):
+    for name in ("depth", "confidence", "intrinsics", "world_from_cam"):
+        assert torch.isfinite(getattr(result, name)).all(), name
+    for name in ("uv", "confidence", "mobility"):
+        assert torch.isfinite(getattr(result.tracks, name)).all(), name
+    for name in ("ga", "cts", "pts"):
+        assert torch.isfinite(result.losses[name]).all(), name
+    assert torch.isfinite(result.losses["cma"][30:]).all()  # it begins after a tenth of the iterations
+
+
+def test_ranges(result):
+    assert (result.depth > 0).all()
+    assert (result.confidence >= 1).all()
+    for values in (result.tracks.confidence, result.tracks.mobility):
+        assert values.min() >= 0
+        assert values.max() <= 1
+    rotation = result.world_from_cam[:, :3, :3]
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand_as(rotation), atol=1e-5, rtol=0)
+    assert (rotation.det() > 0).all()
+    assert torch.equal(result.world_from_cam[:, 3], torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(len(rotation), 4))
+
+
+def test_tracks_in_space_are_nan_exactly_where_invisible(result):
+    assert torch.equal(torch.isfinite(result.tracks_xyz).all(-1), result.tracks.visible)
+    assert torch.equal(torch.isnan(result.tracks_xyz).any(-1), ~result.tracks.visible)
+    assert 0.2 < result.tracks.visible.float().mean() < 1
+
+
+def test_losses_fall(result):
+    assert result.losses["ga"][-10:].mean() < result.losses["ga"][:10].mean()
+    assert result.losses["pts"][-10:].mean() < result.losses["pts"][:10].mean()
+
+
+def test_save_and_load(result, tmp_path):
+    loaded = Reconstruction.load(result.save(tmp_path / "result.npz"))
+    assert_identical(loaded, result)
+
+
+def test_save_and_load_without_truth(small_result, tmp_path):
+    bare = replace(small_result, clip=replace(small_result.clip, truth=None))
+    assert_identical(Reconstruction.load(bare.save(tmp_path / "result.npz")), bare)
+
+
+def test_the_same_again_gives_the_same(small_clip, small_result):
+    assert_identical(reconstruct(small_clip, SHORT), small_result)
+
+
+def test_truth_is_never_used(small_clip, small_result):
+    blind = reconstruct(replace(small_clip, truth=None), SHORT)
+    assert_identical(replace(blind, clip=small_clip), small_result)
+
+
+def test_seed_changes_only_the_random_queries(small_clip, small_result):
+    other = reconstruct(small_clip, replace(SHORT, seed=1))
+    assert other.tracks.uv.shape == small_result.tracks.uv.shape
+    assert not torch.equal(other.tracks.uv, small_result.tracks.uv)
+
+
+def test_known_intrinsics_are_kept(small_clip):
+    K = small_clip.truth.intrinsics + torch.tensor([[0.37, 0, 1.3], [0, 0.53, -0.7], [0, 0, 0]])
+    known = reconstruct(replace(small_clip, intrinsics=K), SHORT)
+    assert torch.equal(known.intrinsics, K)
+
+
+@pytest.mark.parametrize("t", [1, 2])
+def test_too_few_frames(small_clip, t):
+    with pytest.raises(InputError, match=f"^clip: expected at least 3 frames, but it has {t}"):
+        reconstruct(select_frames(small_clip, max_frames=t))
+
+
+def test_nan_intrinsics(small_clip):
+    K = small_clip.truth.intrinsics.clone()
+    K[3, 0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"^intrinsics: expected finite"):
+        reconstruct(replace(small_clip, intrinsics=K))
+
+
+def test_three_frames(small_clip):
+    assert torch.isfinite(reconstruct(select_frames(small_clip, max_frames=3), SHORT).depth).all()
+
+
+FIGURES = {
+    "overview": figures.overview,
+    "time_slice": figures.time_slice,
+    "time_slice at a border": lambda result: figures.time_slice(result, column=0),
+    "camera_path": figures.camera_path,
+    "loss_curves": lambda result: figures.loss_curves(result.losses),
+    "track_strip": figures.track_strip,
+    "mask_strip": figures.mask_strip,
+    "depth_strip": figures.depth_strip,
+    "filmstrip": lambda result: figures.filmstrip(result.clip.frames),
+    "scene_from_above": scene.scene_from_above,
+}
+
+
+@pytest.mark.parametrize("truth", [True, False], ids=["with truth", "without truth"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure(small_result, tmp_path, name, truth):
+    shown = small_result if truth else replace(small_result, clip=replace(small_result.clip, truth=None))
+    figure = FIGURES[name](shown)
+    assert isinstance(figure, Figure)
+    assert_saved(figure, tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize("name", ["overview", "camera_path", "depth_strip", "scene_from_above"])
+def test_figure_at_full_size(result, tmp_path, name):
+    assert_saved(FIGURES[name](result), tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize("moving", [True, False], ids=["all moves", "nothing moves"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_of_one_class_only(small_result, tmp_path, name, moving):
+    clip = replace(small_result.clip, truth=None)
+    one = replace(small_result, clip=clip, motion_mask=torch.full_like(small_result.motion_mask, moving))
+    assert_saved(FIGURES[name](one), tmp_path / "figure.png")
+
+
+def assert_saved(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=50)
+    assert plt.imread(path)[..., :3].std() > 0.02
+
+
+def points_of(figure) -> int:
+    return sum(len(trace.x) for trace in figure.data if trace.mode == "markers")
+
+
+@pytest.mark.parametrize("max_points", [30_000, 5_000, 30])
+def test_scene_keeps_to_its_budget(result, max_points):
+    figure = scene.scene_figure(result, max_points=max_points)
+    assert 0.3 * max_points < points_of(figure) <= max_points
+    assert len(figure.to_json().encode()) < 1_000_000
+
+
+def test_scene_has_a_slider_step_for_every_shown_frame(result):
+    figure = scene.scene_figure(result, dynamic_frames=4)
+    steps = figure.layout.sliders[0].steps
+    assert len(steps) == 5
+    for step in steps:
+        assert len(step.args[0]["visible"]) == len(figure.data)
+    assert points_of(figure) <= scene.MAX_PLOTLY_POINTS
+
+
+def test_scene_points_are_finite(small_result):
+    for trace in scene.scene_figure(small_result).data:
+        if trace.mode == "markers":
+            assert all(np.isfinite(np.asarray(values)).all() for values in (trace.x, trace.y, trace.z))
+
+
+@pytest.mark.parametrize("column", [-1, 128, 10_000])
+def test_bad_column(small_result, column):
+    with pytest.raises(InputError, match=f"^column: expected 0 to 127, but it is {column}$"):
+        figures.time_slice(small_result, column=column)
+
+
+@pytest.mark.parametrize("max_points", [0, -1, 30_001])
+def test_bad_budget(small_result, max_points):
+    with pytest.raises(InputError, match=f"^max_points: expected 1 to 30000, but it is {max_points}$"):
+        scene.scene_figure(small_result, max_points=max_points)
+
+
+def test_saved_result_without_an_entry(small_result, tmp_path):
+    """A file that lacks a part is refused, whichever part it is."""
+    with np.load(small_result.save(tmp_path / "result.npz")) as file:
+        entries = dict(file)
+    for missing in ("depth", "tracks.uv", "clip.frames", "clip.fps"):
+        np.savez(tmp_path / "part.npz", **{name: value for name, value in entries.items() if name != missing})
+        with pytest.raises(InputError, match=r"^path: .*part\.npz is not a complete reconstruction archive"):
+            Reconstruction.load(tmp_path / "part.npz")
