@@ -63,7 +63,7 @@ def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> 
 
     Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that
     moves. A camera that only turns, or stands still before a moving object, gives poses and masks, but its depth is a
-    guess (confidence 1.02).
+    guess (confidence 1).
     """
     _check_clip(clip)
     if clip.intrinsics is not None:
@@ -116,6 +116,7 @@ def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> 
         intrinsics=known,
         config=weights,
     )
+    # What no pair measured has wandered under Adam: guess it anew, from the measured depth around and below it.
     scale = stage_1.depth.flatten(1).median(dim=1).values[:, None, None]
     measured = stage_1.confidence > config.measured_confidence
     filled = stand_on_ground(fill_holes(stage_1.depth / scale, measured), grid_masks, measured)

@@ -39,6 +39,8 @@ class TwoViewConfig:
     """Relative depth error, against a frame's other pairs, at which confidence falls to exp(-1/2)."""
     min_agreement: float = 0.4
     """Mean agreement below which a pair's translation is not believed: it then counts as without parallax."""
+    min_share: float = 0.1
+    """Share of the pairs with parallax below which none is believed: in a clip without any, a few seem to have some."""
 
 
 def two_view_pointmaps(
@@ -62,6 +64,7 @@ def two_view_pointmaps(
     depth, confidence = triangulate(flows, usable, m_from_n, intrinsics, config)
     agreement = depth_agreement(depth, confidence, edges, config.agreement)
     trusted = _mean_agreement(agreement, confidence, back) > config.min_agreement
+    trusted &= trusted.float().mean() >= config.min_share
     confidence = 1 + (confidence - 1) * agreement * trusted[:, None, None]
     m_from_n = torch.where(trusted[:, None, None], m_from_n, turn)
 
