@@ -248,6 +248,11 @@ def test_as_a_module(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def hear_interrupts() -> None:
+    """In the child, before it starts: a shell in the background would have it ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("existing", [False, True], ids=["new folder", "folder with files"])
 def test_interrupt(tmp_path, existing):
     out = tmp_path / "out"
@@ -255,7 +260,8 @@ def test_interrupt(tmp_path, existing):
         out.mkdir()
         (out / "notes.txt").write_text("keep me")
     line = [sys.executable, "-m", "c4d_nb", FIRST_LIGHT, "--out", out, "--long-side", "192"]
-    with subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    streams = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, preexec_fn=hear_interrupts, **streams) as process:
         stderr = ""
         for text in process.stderr:
             stderr += text

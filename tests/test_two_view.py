@@ -122,6 +122,19 @@ def test_focal_length_of_exact_matches(seen):
     assert ratio == pytest.approx(90 / 96, rel=0.1)
 
 
+@pytest.mark.parametrize("true_ratio", [0.8, 1.2, 2.0])
+def test_focal_length_of_a_camera_that_only_turns(generator, true_ratio):
+    """There a translation would absorb any wrong focal length; 0.2 px of noise, on a grid of values 12 % apart."""
+    K = pinhole(true_ratio * SIZE[1], *SIZE)
+    pairs = []
+    for turn in torch.linspace(-0.12, 0.12, 8):
+        uv_n = torch.rand(400, 2, generator=generator) * torch.tensor([SIZE[1], SIZE[0]])
+        turned = rays(K, uv_n) @ roma.rotvec_to_rotmat(torch.tensor([0.03, 0, 0]) + turn * torch.tensor([0, 1, 0.2])).T
+        uv_m = project(turned, K)[0] + 0.2 * torch.randn(uv_n.shape, generator=generator)
+        pairs.append((uv_n, uv_m))
+    assert estimate_focal_ratio(pairs, SIZE) == pytest.approx(true_ratio, rel=0.06)
+
+
 def test_focal_length_without_matches_is_the_expected_one(seen):
     flows, usable, edges, _ = seen
     assert estimate_focal_ratio(pair_matches(flows, 0 * usable > 0, edges), SIZE, expected=1.3) == 1.3

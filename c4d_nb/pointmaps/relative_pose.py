@@ -15,6 +15,10 @@ from c4d_nb.camera import pinhole, pixel_grid, pose, rays
 from c4d_nb.correspondence.flow import reverse_edges
 from c4d_nb.motion_mask import MIN_STATIC_POINTS, sampson_error
 
+ONLY_TURNS = 5.0
+"""Error of the best rotation over that of the best essential matrix, up to which a camera only turns. Noise alone makes
+it 2.2, as the one is a distance in the plane and the other a distance to a line, shared by both images."""
+
 
 @dataclass(frozen=True, eq=False)
 class RelativePose:
@@ -81,17 +85,21 @@ def estimate_focal_ratio(
 ) -> float:
     """Focal length over the longer image side, by trying 17 values on at most ``pairs`` pairs.
 
-    At the right focal length an essential matrix fits the matches best: the cost is the mean root Sampson error, cut
-    off at two noises, relative to its minimum, plus ``prior_weight`` (log r - log ``expected``)^2, which decides
-    where the video does not (little rotation, a flat scene).
+    At the right focal length an essential matrix fits a pair best. Where the camera only turns any focal length will do
+    for that, as a translation absorbs the error; then a rotation alone must fit best. The cost is the mean over the
+    pairs, each relative to its minimum, plus ``prior_weight`` (log r - log ``expected``)^2, which decides where the
+    video does not (little rotation, a flat scene).
     """
     usable = [pair for pair in matches if len(pair[0]) >= MIN_STATIC_POINTS]
     if not usable:
         return expected
     chosen = [usable[i] for i in np.linspace(0, len(usable) - 1, min(pairs, len(usable))).astype(int)]
     ratios = np.geomspace(0.5, 3.0, 17)
-    cost = np.array([np.mean([_epipolar_cost(pair, ratio, size, noise_px) for pair in chosen]) for ratio in ratios])
-    cost = cost / max(cost.min(), 1e-9) + prior_weight * np.log(ratios / expected) ** 2
+    costs = np.array([[_focal_costs(pair, ratio, size, noise_px) for ratio in ratios] for pair in chosen])
+    least = costs.min(axis=1, keepdims=True).clip(min=1e-3)
+    only_turns = least[:, 0, 1] < ONLY_TURNS * least[:, 0, 0]
+    relative = np.where(only_turns[:, None], (costs / least)[..., 1], (costs / least)[..., 0])
+    cost = relative.mean(axis=0) + prior_weight * np.log(ratios / expected) ** 2
     best = int(np.clip(cost.argmin(), 1, len(ratios) - 2))
     left, middle, right = cost[best - 1 : best + 2]
     shift = 0.5 * (left - right) / max(left - 2 * middle + right, 1e-12)
@@ -104,16 +112,20 @@ def dehomogenise(xyz: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 2"]:
     return xyz[..., :2] / torch.where(z.abs() < 1e-9, torch.full_like(z, 1e-9), z)
 
 
-def _epipolar_cost(pair: tuple[Tensor, Tensor], ratio: float, size: tuple[int, int], noise_px: float) -> float:
-    """Mean root Sampson error of a pair's own best essential matrix, in noises, at most 2."""
+def _focal_costs(
+    pair: tuple[Tensor, Tensor], ratio: float, size: tuple[int, int], noise_px: float
+) -> tuple[float, float]:
+    """Mean error of a pair's best essential matrix (root Sampson) and of its best rotation, in noises, at most 2."""
     focal = ratio * max(size)
-    K = pinhole(focal, *size)
-    points = [rays(K, uv)[:, :2].double() for uv in pair]
-    E, _ = _essential_matrix(points[0].numpy(), points[1].numpy(), 2 * noise_px / focal)
+    ray_n, ray_m = (rays(pinhole(focal, *size), uv) for uv in pair)
+    turned = dehomogenise(ray_n @ _pure_rotation(ray_n, ray_m).T)
+    turn_error = (turned - ray_m[:, :2]).norm(dim=-1) * focal / noise_px
+    points_n, points_m = ray_n[:, :2].double(), ray_m[:, :2].double()
+    E, _ = _essential_matrix(points_n.numpy(), points_m.numpy(), 2 * noise_px / focal)
     if E is None:
-        return 2.0
-    error = sampson_error(torch.from_numpy(E), points[0], points[1]).sqrt() * focal / noise_px
-    return error.clamp(max=2.0).mean().item()
+        return 2.0, turn_error.clamp(max=2.0).mean().item()
+    error = sampson_error(torch.from_numpy(E), points_n, points_m).sqrt() * focal / noise_px
+    return error.clamp(max=2.0).mean().item(), turn_error.clamp(max=2.0).mean().item()
 
 
 def _essential_matrix(points_n: np.ndarray, points_m: np.ndarray, threshold: float) -> tuple:
