@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest tests
-	TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval --sanitize-with tests/nbval_sanitize.cfg notebooks
+	TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 
 lab: $(INSTALLED)
 	$(BIN)/python -m jupyter lab notebooks
