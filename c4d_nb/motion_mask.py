@@ -26,7 +26,7 @@ def fundamental_matrix(
     """F of unit Frobenius norm with ``x_2^T F x_1 = 0`` for static matches.
 
     ``lmeds``: Least Median of Squares, then one 8-point refit on its own inliers (2.5 robust standard deviations),
-    which takes the median inlier error of 30 % contaminated matches from 0.28 px to 0.04 px. ``magsac``: USAC_MAGSAC.
+    which makes it several times more exact on contaminated matches (a test holds it to that). ``magsac``: USAC_MAGSAC.
     ``8point``: all matches. Raises ``InputError`` below 8 matches or when no F can be found.
     """
     if len(uv_1) < 8:
@@ -116,7 +116,8 @@ def epipolar_motion_masks(
 
     Static points are tracks visible in n with mobility below one half, queried within the last ``max_age`` frames
     (the latest tracker window). ``valid`` marks flow that may be believed: elsewhere a pair says nothing. A pair with
-    fewer than 15 static points is left out; a frame without any usable pair has an empty mask.
+    fewer than 15 static points, or whose points determine no camera motion, is left out; a frame without any usable
+    pair has an empty mask.
     """
     t = len(tracks.uv)
     height, width = flows.shape[1:3]
@@ -128,9 +129,12 @@ def epipolar_motion_masks(
         static_1, static_2 = _static_matches(tracks, n, flows[i], believed.reshape(height, width), max_age)
         if len(static_1) < MIN_STATIC_POINTS:
             continue
-        residual = camera_residual_px(
-            static_1, static_2, grid, grid + flows[i].reshape(-1, 2), tolerance_px=threshold_px, method=method
-        )
+        try:
+            residual = camera_residual_px(
+                static_1, static_2, grid, grid + flows[i].reshape(-1, 2), tolerance_px=threshold_px, method=method
+            )
+        except InputError:
+            continue  # static points that determine no camera motion: the pair is unusable
         dynamic[n] += (residual > threshold_px) & believed
         pairs[n] += believed
     masks = (dynamic > 0) & (dynamic >= votes * pairs)

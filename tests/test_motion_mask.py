@@ -287,3 +287,17 @@ def test_exact_flow_agrees_with_the_camera(first_light):
     m_from_n = invert(truth.world_from_cam[9].double()) @ truth.world_from_cam[4].double()
     error = sampson_error(true_F(m_from_n), grid, grid + exact_flow(truth, 4, 9).reshape(-1, 2)).reshape(SIZE)
     assert error[~truth.motion_mask[4]].max() < 1e-4
+
+
+def test_a_pair_whose_static_points_coincide_is_left_out():
+    """One place says nothing about the camera: no error, no mask."""
+    n = 40
+    tracks = Tracks(
+        uv=torch.full((2, n, 2), 10.0),
+        visible=torch.ones(2, n, dtype=torch.bool),
+        confidence=torch.ones(2, n),
+        mobility=torch.zeros(2, n),
+        query_frame=torch.zeros(n, dtype=torch.long),
+    )
+    flows = torch.ones(2, 32, 48, 2)
+    assert not epipolar_motion_masks(flows, tracks, torch.tensor([[0, 1], [1, 0]])).any()

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from c4d_nb.clip import Tracks
 from c4d_nb.correspondence.flow import estimate_flows, sample_map
 from c4d_nb.correspondence.queries import Queries
+from c4d_nb.errors import InputError
 from c4d_nb.motion_mask import MIN_STATIC_POINTS, camera_residual_px
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
 
@@ -63,7 +64,10 @@ def epipolar_mobility(
                 continue
             uv_1, uv_2 = uv[frame, both], uv[frame + horizon, both]
             row = torch.full((n,), torch.nan)
-            row[both] = camera_residual_px(uv_1, uv_2, uv_1, uv_2, tolerance_px=tolerance_px, method="magsac")
+            try:
+                row[both] = camera_residual_px(uv_1, uv_2, uv_1, uv_2, tolerance_px=tolerance_px, method="magsac")
+            except InputError:
+                continue  # these tracks determine no camera motion
             residuals.append(row)
     typical = torch.stack(residuals).nanquantile(0.75, dim=0).nan_to_num(0.0)
     return (typical**2 / (typical**2 + tolerance_px**2)).expand(t, n).clone()
