@@ -1,27 +1,24 @@
-"""The ray caster against cases worked by hand, and the shipped clip against its scene and its card."""
+"""The ray caster against cases worked by hand and an independent caster, and what the renderer makes of a scene."""
 
-import hashlib
 import math
-import re
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import roma
 import torch
+from PIL import Image
 
-from c4d_nb.camera import invert, pinhole, pixel_grid, rays, transform, unproject
-from c4d_nb.clip import Clip
+from c4d_nb.camera import invert, pinhole, pixel_grid, project, rays, transform, unproject
+from c4d_nb.clip import Truth
 from c4d_nb.errors import InputError
 from c4d_nb.kubric.cast import cast
-from c4d_nb.kubric.first_light import first_light_scene
 from c4d_nb.kubric.render import render_clip, render_frame
-from c4d_nb.kubric.scene import Body, Scene, Texture, look_at
-from c4d_nb.kubric.tracks import VISIBLE_TOLERANCE, point_tracks
-from c4d_nb.kubric.truth import truth_flow
+from c4d_nb.kubric.scene import Body, Light, Part, Scene, Texture, look_at
+from c4d_nb.kubric.truth import object_poses
 
-DATA = Path(__file__).parent.parent / "data"
 TEXTURE = Texture("marble", ((0.9, 0.9, 0.8), (0.2, 0.3, 0.4), (0.7, 0.2, 0.1)), 0.5)
 IDENTITY = [0.0, 0.0, 0.0, 1.0]
 
@@ -29,7 +26,8 @@ IDENTITY = [0.0, 0.0, 0.0, 1.0]
 def body(shape, half, positions, quaternions=None):
     positions = torch.as_tensor(positions, dtype=torch.float64)
     quaternions = torch.tensor([IDENTITY] * len(positions)) if quaternions is None else quaternions
-    return Body(shape, half, positions, quaternions.double(), TEXTURE)
+    shape = "ellipsoid" if shape == "sphere" else shape
+    return Body((Part(shape, half, TEXTURE),), positions, quaternions.double())
 
 
 def scene(*bodies, eyes=((0, -5, 2),), targets=((0, 0, 2),), size=(31, 41)):
@@ -62,11 +60,6 @@ def moving():
         size=(48, 64),
     )
     return world, render_clip(world, fps=12, samples=1, n_tracks=200, seed=5)
-
-
-@pytest.fixture(scope="module")
-def shipped():
-    return Clip.load(DATA / "first_light.npz")
 
 
 def test_sphere_on_the_axis():
@@ -183,58 +176,14 @@ def test_still_camera_and_scene_have_no_flow():
     assert not clip.truth.motion_mask.any()
 
 
-def test_tracks_pass_through_their_queries(moving):
-    _, clip = moving
-    tracks, n = clip.truth.tracks, torch.arange(200)
-    uv = tracks.uv[tracks.query_frame, n]
-    torch.testing.assert_close(uv, uv.round(), atol=1e-4, rtol=0)
-    assert tracks.visible[tracks.query_frame, n].all()
-    assert (tracks.confidence == 1).all()
-    assert len(set(tracks.query_frame.tolist())) == 6
-    u, v = uv.round().long().unbind(-1)
-    own = clip.truth.segmentation[tracks.query_frame, v, u]
-    assert own.bincount(minlength=4).min() > 5
-    assert torch.equal(tracks.mobility[0] > 0, own == 1)
-
-
-def test_tracks_follow_the_flow(moving):
-    _, clip = moving
-    tracks = clip.truth.tracks
-    for t in range(5):
-        asked = tracks.query_frame == t
-        u, v = tracks.uv[t, asked].round().long().unbind(-1)
-        moved = tracks.uv[t + 1, asked] - tracks.uv[t, asked]
-        torch.testing.assert_close(moved, clip.truth.flow[t, v, u], atol=2e-4, rtol=0)
-
-
-def test_visibility_agrees_with_depth(moving):
-    """A visible point is the first surface on its ray; a hidden one lies behind it, or outside the image."""
-    world, clip = moving
-    tracks = clip.truth.tracks
-    image = torch.tensor([-0.5, -0.5]), torch.tensor([63.5, 47.5])
-    hidden = 0
-    for t in range(6):
-        uv, n = tracks.uv[t].double(), torch.arange(200)
-        depth, segment = cast(world, t, uv)
-        u, v = tracks.uv[tracks.query_frame, n].round().long().unbind(-1)
-        own = clip.truth.segmentation[tracks.query_frame, v, u]
-        seen = tracks.visible[t]
-        assert (segment[seen] == own[seen]).float().mean() > 0.98  # but for rounding of uv at outlines
-        inside = ((uv >= image[0]) & (uv <= image[1])).all(-1)
-        assert not (seen & ~inside).any()
-        unseen = inside & ~seen
-        hidden += unseen.sum().item()
-        point = _carried(world, clip.truth, t, own)
-        assert (point[unseen] > depth[unseen] * (1 + VISIBLE_TOLERANCE / 2)).all()
-    assert hidden > 20
-
-
 def test_rendering_repeats_itself(moving):
     world, clip = moving
-    again = point_tracks(world, clip.truth, n_tracks=200, seed=5)
-    assert torch.equal(again.uv, clip.truth.tracks.uv)
-    assert torch.equal(render_frame(world, 2, samples=1)[0], clip.frames[2])
-    assert not torch.equal(point_tracks(world, clip.truth, n_tracks=200, seed=6).uv, again.uv)
+    again = render_clip(world, fps=12, samples=1, n_tracks=200, seed=5, threads=1)
+    assert torch.equal(again.truth.tracks.uv, clip.truth.tracks.uv)
+    assert torch.equal(again.frames, clip.frames)
+    other = render_clip(world, fps=12, samples=1, n_tracks=200, seed=6)
+    assert torch.equal(other.frames, clip.frames)
+    assert not torch.equal(other.truth.tracks.uv, clip.truth.tracks.uv)
 
 
 def test_one_frame_has_no_flow():
@@ -243,11 +192,159 @@ def test_one_frame_has_no_flow():
     assert not clip.truth.mobility.any()
 
 
+def test_cylinder_side_and_cap():
+    """Upright, radius 1, at eye level; and lying with a cap towards the camera."""
+    upright = scene(body("cylinder", (1.0, 1.0, 0.5), [[0, 0, 2]]))
+    depth, segmentation = cast(upright, 0, torch.tensor([[20.0, 15.0], [20.0, 15 + 40 * 0.5 / 4.0 + 0.2]]))
+    assert depth[0].item() == pytest.approx(4.0, abs=1e-12)
+    assert segmentation.tolist() == [1, 0]
+    lying = roma.rotvec_to_unitquat(torch.tensor([[math.pi / 2, 0, 0]], dtype=torch.float64))
+    world = scene(body("cylinder", (1.0, 1.0, 0.5), [[0, 0, 2]], lying))
+    inside, outside = 20 + 40 * 0.99 / 4.5, 20 + 40 * 1.01 / 4.5
+    depth, segmentation = cast(world, 0, torch.tensor([[inside, 15.0], [outside, 15.0]], dtype=torch.float64))
+    assert depth[0].item() == pytest.approx(4.5, abs=1e-12)
+    assert segmentation.tolist() == [1, 0]
+
+
+def test_capsule_is_a_cylinder_with_two_half_spheres():
+    world = scene(body("capsule", (0.5, 0.5, 1.5), [[0, 0, 2]]))
+    top = 40 * math.tan(math.asin(0.5 / math.hypot(5, 1)) + math.atan(1 / 5))  # the ray that touches the upper cap
+    uv = [[20.0, 15.0], [20.0, 15 - top + 1e-6], [20.0, 15 - top - 1e-6], [20 + 40 * 0.5 / 5, 15 - 40 * 0.9 / 5]]
+    depth, segmentation = cast(world, 0, torch.tensor(uv, dtype=torch.float64))
+    assert depth[0].item() == pytest.approx(4.5, abs=1e-12)
+    assert segmentation.tolist() == [1, 1, 0, 1]
+    ball = scene(body("sphere", (0.5,) * 3, [[0, 0, 2]]))
+    grid = pixel_grid(31, 41).double().reshape(-1, 2)
+    same = cast(scene(body("capsule", (0.5, 0.5, 0.5), [[0, 0, 2]])), 0, grid)
+    torch.testing.assert_close(same[0], cast(ball, 0, grid)[0], atol=1e-12, rtol=0)
+
+
+def test_parts_ride_with_their_body():
+    """A compound turned by a quarter about the vertical: its part at x = 1 stands at y = 1, behind the other."""
+    parts = (
+        Part("ellipsoid", (0.5,) * 3, TEXTURE, (-1.0, 0.0, 0.0)),
+        Part(
+            "box", (0.2, 2.0, 0.1), TEXTURE, (1.0, 0.0, 0.0), (0.0, 0.0, math.sin(math.pi / 4), math.cos(math.pi / 4))
+        ),
+    )
+    quarter = roma.rotvec_to_unitquat(torch.tensor([[0, 0, math.pi / 2]], dtype=torch.float64))
+    world = scene(Body(parts, torch.tensor([[0, 0, 2.0]]).double(), quarter))
+    depth, segmentation = cast(world, 0, torch.tensor([[20.0, 15.0], [20 + 40 * 0.15 / 4.0, 15.0], [20 + 4.5, 15.0]]))
+    assert depth[:2].tolist() == pytest.approx([3.5, 5 - 1 - math.sqrt(0.25 - 0.15**2)], abs=1e-1)
+    assert segmentation.tolist() == [1, 1, 1]
+    torch.testing.assert_close(world.boxes_m[0], torch.tensor([[-1.5, -0.5, -0.5], [3.0, 0.5, 0.5]]).double())
+
+
+def test_back_flow_is_the_flow_of_the_film_run_backwards(moving):
+    world, clip = moving
+    back = replace(
+        world,
+        bodies=tuple(
+            replace(b, positions=b.positions.flip(0), quaternions=b.quaternions.flip(0)) for b in world.bodies
+        ),
+        world_from_cam=world.world_from_cam.flip(0),
+    )
+    reverse = render_clip(back, fps=12, samples=1, n_tracks=10).truth
+    torch.testing.assert_close(clip.truth.backward_flow, reverse.flow.flip(0), atol=1e-5, rtol=1e-5)
+
+
+def test_flow_there_and_back_returns(moving):
+    """Where the same surface is seen in both frames, the pixel found by the flow leads back to where it came from."""
+    world, clip = moving
+    truth, grid = clip.truth, pixel_grid(48, 64)
+    for t in range(5):
+        there = (grid + truth.flow[t]).double()
+        depth, segment = cast(world, t + 1, there.reshape(-1, 2))
+        at = Truth(
+            depth=torch.stack([truth.depth[t], depth.reshape(48, 64).float()]),
+            world_from_cam=truth.world_from_cam[t : t + 2],
+            intrinsics=truth.intrinsics[t : t + 2],
+            segmentation=torch.stack([truth.segmentation[t], segment.reshape(48, 64)]),
+            positions=truth.positions[:, t : t + 2],
+            quaternions=truth.quaternions[:, t : t + 2],
+        )
+        xyz = depth.reshape(48, 64, 1).float() * rays(at.intrinsics[1], there.float())
+        home = at.segmentation[1].clone()
+        step = object_poses(at)[:, 0] @ invert(object_poses(at)[:, 1])
+        motion = invert(at.world_from_cam[0].double()) @ step @ at.world_from_cam[1].double()
+        uv, _ = project(transform(motion[home], xyz[..., None, :].double()), at.intrinsics[0].double())
+        error = (uv[..., 0, :] - grid).norm(dim=-1)
+        assert (error < 1e-3).float().mean() > 0.9
+
+
+def test_object_coordinates_span_the_box(moving):
+    _, clip = moving
+    coordinates, segmentation = clip.truth.object_coordinates, clip.truth.segmentation
+    assert (coordinates[segmentation == 0] == 0).all()
+    face = coordinates[segmentation == 1]
+    assert torch.minimum(face, 1 - face).amin(dim=-1).max() < 1e-5  # on a box every point lies on a face
+    ball = 2 * coordinates[segmentation == 2] - 1
+    torch.testing.assert_close(ball.norm(dim=-1), torch.ones(len(ball)), atol=1e-5, rtol=0)
+
+
+def test_blur_does_nothing_where_nothing_moves():
+    world = scene(body("sphere", (1.0,) * 3, [[0, 0, 1]] * 2), eyes=((0, -5, 2),) * 2, targets=((0, 0, 1),) * 2)
+    assert torch.equal(render_frame(replace(world, motion_blur=1.5), 0)[0], render_frame(world, 0)[0])
+
+
+def test_blur_smears_what_moves_and_leaves_truth_sharp():
+    """A bright box on a dark wall, 8 px a frame to the right: half a frame of shutter smears its outline over 4 px."""
+    plain = [Texture("checks", ((x, x, x),) * 3, 1.0, grain=0.0) for x in (0.0, 1.0)]
+    light = Light(sun_color=(0.0,) * 3, sky_color=(1.0,) * 3)
+    path = torch.tensor([[x, 0.0, 2.0] for x in (-0.9, 0.0, 0.9)], dtype=torch.float64)
+    box = Body((Part("box", (0.6, 0.5, 0.8), plain[1]),), path, torch.tensor([IDENTITY] * 3).double())
+    world = replace(
+        scene(box, eyes=((0, -5, 2),) * 3, targets=((0, 0, 2),) * 3), floor=plain[0], walls=plain[0], light=light
+    )
+    sharp, *truth = render_frame(world, 1, samples=6)
+    smeared, *same = render_frame(replace(world, motion_blur=0.5), 1, samples=6)
+    assert all(torch.equal(a, b) for a, b in zip(truth, same, strict=True))
+    partly = lambda image: ((image[15, :, 0] > 30) & (image[15, :, 0] < 200)).sum().item()  # noqa: E731
+    assert partly(sharp) <= 2
+    assert 6 <= partly(smeared) <= 12
+
+
+def test_picture_is_upright_and_not_mirrored(tmp_path):
+    """Red left, green right, blue below: seen so on a face towards the camera, and in mirror image beside it."""
+    picture = np.zeros((64, 64, 3), dtype=np.uint8)
+    picture[:32, :32, 0], picture[:32, 32:, 1], picture[32:, :, 2] = 255, 255, 255
+    Image.fromarray(picture).save(tmp_path / "flag.png")
+    paint = Texture("image", scale_m=2.0, grain=0.0, image=str(tmp_path / "flag.png"))
+    box = Body((Part("box", (2.0, 0.5, 2.0), paint),), torch.tensor([[1.0, 0, 3.0]]).double(), torch.tensor([IDENTITY]))
+    rgb, _, _ = render_frame(scene(box, eyes=((0, -5, 3),), targets=((1, 0, 3),), size=(101, 101)), 0, samples=2)
+    pixel = 40 / 4.5
+    strongest = lambda x, z: "RGB"[int(rgb[round(50 - pixel * z), round(50 + pixel * x)].argmax())]  # noqa: E731
+    assert [strongest(x, -0.5) for x in (0.5, 1.5)] == ["R", "G"]
+    assert [strongest(x, -1.5) for x in (0.5, 1.5)] == ["B", "B"]
+    assert [strongest(x, -0.5) for x in (-0.5, -1.5)] == ["R", "G"]  # mirrored about the body's centre
+
+
+def test_shadow_and_gloss():
+    """A floor point under a box sees no sun; a glossy sphere has a spot brighter than a dull one's."""
+    dull = Texture("checks", ((0.5,) * 3,) * 3, 1.0, grain=0.0)
+    box = Body((Part("box", (0.5,) * 3, dull),), torch.tensor([[0.0, 0, 3.0]]).double(), torch.tensor([IDENTITY]))
+    world = replace(scene(box, eyes=((0, -5, 4),), targets=((0, 0, 0),)), floor=dull, light=Light(sun=(0, 0, 1)))
+    shaded, lit = (render_frame(w, 0)[0][15, 20].float().mean() for w in (world, replace(world, bodies=())))
+    assert shaded < 0.75 * lit
+    balls = [
+        Body((Part("ellipsoid", (1.0,) * 3, replace(dull, gloss=g)),), box.positions, box.quaternions)
+        for g in (0.0, 0.5)
+    ]
+    facing = replace(world, world_from_cam=look_at(*torch.tensor([[[0, -5, 4]], [[0, 0, 3]]]).double()))
+    peaks = [render_frame(replace(facing, bodies=(ball,)), 0)[0].max().item() for ball in balls]
+    assert peaks[1] > peaks[0] + 20
+
+
 @pytest.mark.parametrize(
     ("name", "make"),
     [
         ("shape", lambda: body("torus", (1.0,) * 3, [[0, 0, 1]])),
-        ("half_size_m", lambda: body("sphere", (1.0, 1.0, 2.0), [[0, 0, 1]])),
+        ("half_size_m", lambda: body("cylinder", (1.0, 1.1, 2.0), [[0, 0, 1]])),
+        ("half_size_m", lambda: body("capsule", (1.0, 1.0, 0.9), [[0, 0, 1]])),
+        ("parts", lambda: Body((), torch.zeros(1, 3), torch.tensor([IDENTITY]))),
+        ("image", lambda: Texture("image")),
+        ("image", lambda: render_frame(replace(scene(), floor=Texture("image", image="no/such.png")), 0)),
+        ("motion_blur", lambda: replace(scene(), motion_blur=2.5)),
         ("half_size_m", lambda: body("box", (1.0, 0.0, 2.0), [[0, 0, 1]])),
         ("quaternions", lambda: body("box", (1.0,) * 3, [[0, 0, 1]], torch.tensor([[0.0, 0, 0, 2]]))),
         ("quaternions", lambda: body("box", (1.0,) * 3, [[0, 0, 1]], torch.tensor([IDENTITY] * 2))),
@@ -256,7 +353,7 @@ def test_one_frame_has_no_flow():
         ("pattern", lambda: Texture("plaid", TEXTURE.colors, 1.0)),
         ("scale_m", lambda: Texture("checks", TEXTURE.colors, 0.0)),
         ("samples", lambda: render_frame(scene(), 0, samples=0)),
-        ("n_tracks", lambda: render_clip(scene(), fps=12, samples=1, n_tracks=0)),
+        ("n_queries", lambda: render_clip(scene(), fps=12, samples=1, n_tracks=0)),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -270,53 +367,7 @@ def test_package_and_truth_import_without_numba():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_shipped_clip_is_the_one_on_the_card():
-    digest = hashlib.sha256((DATA / "first_light.npz").read_bytes()).hexdigest()
-    card = (DATA / "README.md").read_text(encoding="utf-8")
-    assert re.search(r"\b[0-9a-f]{64}\b", card).group() == digest
-
-
-def test_shipped_depth_is_that_of_the_scene(shipped):
-    world = first_light_scene()
-    for frame in (0, 17):
-        _, depth, segmentation = render_frame(world, frame, samples=1)
-        assert torch.equal(depth, shipped.truth.depth[frame])
-        assert torch.equal(segmentation, shipped.truth.segmentation[frame])
-
-
-def test_shipped_clip_has_the_motion_it_claims(shipped):
-    """What the card says of it: a share of motion, a flow, a parallax that a tutorial can rely on."""
-    truth = shipped.truth
-    assert shipped.frames.shape == (24, 192, 256, 3)
-    assert shipped.fps == 12
-    assert shipped.intrinsics is None
-    assert truth.flow is None
-    assert truth.intrinsics[0, 0, 0].item() == 1.09375 * 256
-    assert truth.mobility.sum() == 1
-    assert 0.05 < truth.motion_mask.float().mean() < 0.10
-    speed = truth_flow(truth).norm(dim=-1)
-    assert 2 < speed[~truth.motion_mask[:-1]].mean() < 6
-    assert 0.15 < truth.world_from_cam[:, :3, 3].diff(dim=0).norm(dim=-1).sum() / truth.depth.median() < 0.26
-    assert truth.tracks.uv.shape == (24, 256, 2)
-    assert (DATA / "first_light.npz").stat().st_size < 5e6
-
-
 def _pose(of: Body, t: int) -> torch.Tensor:
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, :3], pose[:3, 3] = roma.unitquat_to_rotmat(of.quaternions[t]), of.positions[t]
     return pose
-
-
-def _carried(world: Scene, truth, t: int, own: torch.Tensor) -> torch.Tensor:
-    """Depth in frame t of each track's point, worked from its query frame one track at a time."""
-    tracks, depths = truth.tracks, []
-    for i, (frame, segment) in enumerate(zip(tracks.query_frame.tolist(), own.tolist(), strict=True)):
-        uv = tracks.uv[frame, i].round()
-        u, v = uv.long().tolist()
-        xyz = truth.depth[frame, v, u].double() * rays(world.intrinsics, uv.double())
-        xyz = transform(world.world_from_cam[frame], xyz[None])
-        if segment:
-            ridden = world.bodies[segment - 1]
-            xyz = transform(_pose(ridden, t) @ invert(_pose(ridden, frame)), xyz)
-        depths.append(transform(invert(world.world_from_cam[t]), xyz)[0, 2])
-    return torch.stack(depths)

@@ -1,41 +1,74 @@
-"""Exact truth that follows from poses and depth alone, without a renderer."""
+"""Exact truth that follows from depth, segmentation and poses alone, without a renderer."""
+
+from dataclasses import replace
 
 import roma
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from c4d_nb.camera import invert, pixel_grid, pose, project, transform, unproject
+from c4d_nb.camera import invert, pixel_grid, pose, project, rays, transform
 from c4d_nb.clip import Truth
+from c4d_nb.kubric.mobility import with_background
 from c4d_nb.kubric.scene import Scene
 
 
-def truth_flow(truth: Truth) -> Float[Tensor, "s h w 2"]:
-    """Exact forward flow of the surface that each pixel sees, occluded in the next frame or not.
+def complete_truth(truth: Truth) -> Truth:
+    """The same truth with flow both ways, object coordinates and motion mask, which archives leave out."""
+    return replace(
+        truth,
+        flow=truth_flow(truth),
+        backward_flow=truth_flow(truth, backward=True),
+        object_coordinates=object_coordinates(truth),
+        motion_mask=with_background(truth.mobility)[truth.segmentation.long()],
+    )
 
-    It follows from depth, segmentation and poses, so that an archive need not hold it. NaN where the surface point
-    passes behind the next camera.
+
+def truth_flow(truth: Truth, *, backward: bool = False) -> Float[Tensor, "t_minus_1 h w 2"]:
+    """Exact flow of the surface that each pixel sees, occluded in the other frame or not.
+
+    Forward: entry t leads from frame t to t + 1; backward: from the pixels of frame t + 1 to frame t. NaN where the
+    surface point is behind the other camera.
     """
     world_from_cam, intrinsics = truth.world_from_cam.double(), truth.intrinsics.double()
     world_from_obj = object_poses(truth)
-    grid = pixel_grid(*truth.depth.shape[1:]).double()
+    source_uv = sample_positions(truth)
+    steps = range(len(truth.depth) - 1)
     flow = []
-    for t in range(len(truth.depth) - 1):
-        next_from_now = world_from_obj[:, t + 1] @ invert(world_from_obj[:, t])
-        camera_step = (invert(world_from_cam[t + 1]) @ next_from_now @ world_from_cam[t])[truth.segmentation[t].long()]
-        xyz_cam = unproject(truth.depth[t].double(), intrinsics[t])
-        uv, depth = project(transform(camera_step, xyz_cam[..., None, :]), intrinsics[t + 1])
-        flow.append(torch.where(depth > 0, uv[..., 0, :] - grid, torch.nan))
-    return torch.stack(flow).to(truth.depth) if flow else truth.depth.new_zeros(0, *grid.shape)
+    for source, target in ((t + 1, t) if backward else (t, t + 1) for t in steps):
+        target_from_source = world_from_obj[:, target] @ invert(world_from_obj[:, source])
+        camera_step = invert(world_from_cam[target]) @ target_from_source @ world_from_cam[source]
+        xyz_cam = truth.depth[source].double()[..., None] * rays(intrinsics[source], source_uv)
+        moved = transform(camera_step[truth.segmentation[source].long()], xyz_cam[..., None, :])
+        uv, depth = project(moved, intrinsics[target])
+        flow.append(torch.where(depth > 0, uv[..., 0, :] - source_uv, torch.nan))
+    return torch.stack(flow).to(truth.depth) if flow else truth.depth.new_zeros(0, *source_uv.shape)
+
+
+def object_coordinates(truth: Truth) -> Float[Tensor, "t h w 3"]:
+    """Where in its object's box a pixel's surface point lies: 0 at the lowest corner, 1 at the highest; Kubric's layer
+    of that name. 0 on the background."""
+    boxes = torch.cat([truth.boxes.new_tensor([[[0, 0, 0], [1, 1, 1]]]), truth.boxes]).double()
+    obj_from_world = invert(object_poses(truth))
+    world_from_cam, intrinsics = truth.world_from_cam.double(), truth.intrinsics.double()
+    source_uv = sample_positions(truth)
+    coordinates = []
+    for t, segment in enumerate(truth.segmentation.long()):
+        xyz_cam = truth.depth[t].double()[..., None] * rays(intrinsics[t], source_uv)
+        xyz_obj = transform((obj_from_world[:, t] @ world_from_cam[t])[segment], xyz_cam[..., None, :])[..., 0, :]
+        low, high = boxes[segment].unbind(dim=-2)
+        share = ((xyz_obj - low) / (high - low)).clamp(0, 1)
+        coordinates.append(torch.where(segment[..., None] > 0, share, 0.0))
+    return torch.stack(coordinates).to(truth.depth)
+
+
+def sample_positions(truth: Truth) -> Float[Tensor, "h w 2"]:
+    """The uv at which each pixel of the truth's maps was sampled: its centre, unless the truth says otherwise."""
+    grid = pixel_grid(*truth.depth.shape[1:]).double()
+    return grid if truth.sample_offset_px is None else grid + truth.sample_offset_px.double()
 
 
 def object_poses(source: Scene | Truth) -> Float[Tensor, "bodies t 4 4"]:
     """world_from_obj of every value of a segmentation; that of the background is the identity."""
     bodies = pose(roma.unitquat_to_rotmat(source.quaternions.double()), source.positions.double())
     return torch.cat([torch.eye(4).to(bodies).expand(1, bodies.shape[1], 4, 4), bodies])
-
-
-def moving_segments(positions: Float[Tensor, "o t 3"], threshold_m: float = 0.01) -> Bool[Tensor, "bodies"]:
-    """Whether each value of a segmentation ever moves beyond the threshold in one step; the background does not."""
-    moves = (positions.diff(dim=1).norm(dim=-1) > threshold_m).any(dim=-1)
-    return torch.cat([moves.new_zeros(1), moves])
