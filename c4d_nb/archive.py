@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,14 +32,18 @@ def write_archive(path: str | Path, kind: str, values: Mapping[str, Tensor | flo
     return path
 
 
-def read_archive(path: str | Path, kind: str) -> dict[str, Tensor | str]:
-    """Read what ``write_archive`` wrote; raises ``InputError`` for a damaged file or one of another kind."""
+def read_archive(path: str | Path, kind: str, *, only: Collection[str] | None = None) -> dict[str, Tensor | str]:
+    """Read what ``write_archive`` wrote; raises ``InputError`` for a damaged file or one of another kind.
+
+    ``only`` names the entries to read, of those that are there: the others cost no time.
+    """
     path = Path(path)
     if not path.exists():
         raise InputError(f"path: expected a {kind} archive, but {path} does not exist")
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            wanted = file.files if only is None else [name for name in file.files if name in {"kind", *only}]
+            arrays = {name: file[name] for name in wanted}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
         raise InputError(f"path: {path} is damaged or not a {kind} archive ({error})") from error
     found = str(arrays.pop("kind", np.array("unknown")))
@@ -50,10 +54,12 @@ def read_archive(path: str | Path, kind: str) -> dict[str, Tensor | str]:
 
 @contextmanager
 def readable(path: str | Path, kind: str) -> Iterator[None]:
-    """Entries that are missing or unknown while a value is built become an ``InputError``."""
+    """Entries that are missing, unknown or senseless while a value is built become an ``InputError``."""
     try:
         yield
-    except (KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"path: {path} is not a complete {kind} archive ({error})") from error
 
 

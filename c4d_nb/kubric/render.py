@@ -42,13 +42,15 @@ def render_clip(
 ) -> Clip:
     """Render a scene with its whole truth. ``samples`` x ``samples`` rays colour a pixel; ``seed`` chooses the tracks.
 
-    ``threads`` render side by side, one a core if None. K is in ``clip.truth`` only: a pipeline that is given the clip
+    ``threads`` render side by side, one a core if None; a single one shows no progress, for it is one of many workers. K is in ``clip.truth`` only: a pipeline that is given the clip
     has to find it.
     """
     _check_samples(samples)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         frames = pool.map(partial(render_frame, scene, samples=samples), range(len(scene)))
-        rgb, depth, segmentation = zip(*tqdm(frames, "rendering", len(scene), leave=False), strict=True)
+        rgb, depth, segmentation = zip(
+            *tqdm(frames, "rendering", len(scene), leave=False, disable=threads == 1), strict=True
+        )
     truth = complete_truth(
         Truth(
             depth=torch.stack(depth),

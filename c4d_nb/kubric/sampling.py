@@ -16,11 +16,11 @@ from c4d_nb.camera import pinhole, pixel_grid, rotation_angle_deg
 from c4d_nb.errors import InputError
 from c4d_nb.kubric.camera_paths import sample_camera
 from c4d_nb.kubric.cast import cast
-from c4d_nb.kubric.mobility import mobility_labels, position_steps, with_background
+from c4d_nb.kubric.mobility import with_background
 from c4d_nb.kubric.ranges import CASES, SPLITS, SUBSETS
 from c4d_nb.kubric.scene import Scene
 from c4d_nb.kubric.shapes import FLOOR_PATTERNS, WALL_PATTERNS, sample_light, sample_texture
-from c4d_nb.kubric.staging import stage
+from c4d_nb.kubric.staging import hit_bodies, stage
 
 _STREAM = 0xC4D
 ATTEMPTS = 100
@@ -93,20 +93,13 @@ def _shows(scene: Scene, case: str) -> bool:
         turn = scene.world_from_cam[0, :3, :3].mT @ scene.world_from_cam[-1, :3, :3]
         return float(rotation_angle_deg(turn)) > 5
     if case == "hit":
-        return _a_resting_body_is_seen_to_be_hit(scene)
+        hit = hit_bodies(scene.bodies)
+        return bool(hit.any()) and bool((_moving_share(scene, hit) > 0.01).all())
     if case == "large_mover":
         return bool((_moving_share(scene, scene.is_dynamic) > 0.55).all())
     if case == "epipolar":
         return bool((_moving_share(scene, scene.is_dynamic) > 0.01).all())
     return True
-
-
-def _a_resting_body_is_seen_to_be_hit(scene: Scene) -> bool:
-    """It rests for three frames at least, then moves well beyond the threshold, in the picture."""
-    steps = position_steps(scene.positions)
-    hit = mobility_labels(scene.positions, threshold=0.05) & ~scene.is_dynamic
-    hit &= ~(steps[:, :3] > 0.01).any(dim=1)
-    return bool(hit.any()) and bool((_moving_share(scene, hit) > 0.01).all())
 
 
 def _moving_share(scene: Scene, chosen: Bool[Tensor, "o"]) -> Tensor:

@@ -7,15 +7,20 @@ from dataclasses import replace
 import numpy as np
 import roma
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from c4d_nb.kubric.mobility import mobility_labels
 from c4d_nb.kubric.physics import GRAVITY_M_S2, State, centered, place, settle, simulate
 from c4d_nb.kubric.ranges import MoviRanges, Region
 from c4d_nb.kubric.scene import Body, Part
 from c4d_nb.kubric.shapes import sample_parts
 
 Parts = tuple[Part, ...]
+TOSSES = 10
+"""How often another body is tossed at the same resting ones until it hits one."""
+CLEAR_HIT_M = 0.05
+"""A step that nobody overlooks."""
 
 
 def stage(
@@ -36,6 +41,31 @@ def stage(
         rail = _along_epipolar_lines if case == "epipolar" else _before_the_camera
         mover = rail(rng, ranges, world_from_cam, images)
         return *(body for body in _still(solids, rested, frames) if not _meet(body, mover)), mover
+    for _ in range(TOSSES if case == "hit" else 1):
+        bodies = _run(rng, ranges, solids, rested, frames, room, images, case)
+        if case == "hit" and hit_bodies(bodies).any():
+            break
+    return bodies
+
+
+def hit_bodies(bodies: Sequence[Body]) -> Bool[Tensor, "o"]:
+    """Which bodies rest for three frames at least, and then clearly move."""
+    positions = torch.stack([body.positions for body in bodies])
+    rested = ~torch.tensor([body.is_dynamic for body in bodies]) & ~mobility_labels(positions[:, :4])
+    return rested & mobility_labels(positions, threshold=CLEAR_HIT_M)
+
+
+def _run(
+    rng: np.random.Generator,
+    ranges: MoviRanges,
+    solids: list[Parts],
+    rested: State,
+    frames: int,
+    room: Region,
+    images: Sequence[str],
+    case: str | None,
+) -> tuple[Body, ...]:
+    """What becomes of resting bodies when others are tossed among them."""
     tossed = _sample(rng, ranges, (1, 1) if case == "hit" else ranges.tossed, images)
     thrown = (_tossed_at_one if case == "hit" else _tossed)(rng, ranges, tossed, (solids, rested), room)
     everybody, start = [*solids, *tossed], _joined(rested, thrown)
