@@ -41,9 +41,17 @@ def unchecked(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def first_light() -> Clip:
-    """The clip that ships with the package. Do not write to it: all tests share it."""
-    return load_clip(ROOT / "data" / "first_light.npz")
+def yard() -> Clip:
+    """A ball rolls through a yard, seen by a hand-held camera. Do not write to it: all tests share it."""
+    from yard import yard_clip
+
+    return yard_clip()
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Clip:
+    """The clip of the quickstart. Do not write to it: all tests share it."""
+    return load_clip(ROOT / "data" / "movi_e.npz")
 
 
 @pytest.fixture(scope="session")

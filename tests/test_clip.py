@@ -184,14 +184,14 @@ def test_flow_is_dropped_with_a_stride(full_clip):
     assert torch.equal(select_frames(full_clip, start=1, max_frames=3).truth.flow, full_clip.truth.flow[1:3])
 
 
-def test_resized_truth_stays_consistent(first_light):
+def test_resized_truth_stays_consistent(yard):
     """Depth read at a track's query pixel is nearly the same before and after shrinking, away from outlines."""
-    small = resize_clip(first_light, 128)
+    small = resize_clip(yard, 128)
     tracks, n = small.truth.tracks, torch.arange(256)
     u, v = tracks.uv[tracks.query_frame, n].round().long().unbind(-1)
     shrunk = small.truth.depth[tracks.query_frame, v.clamp(max=95), u.clamp(max=127)]
-    big = first_light.truth.tracks.uv[tracks.query_frame, n].round().long()
-    full = first_light.truth.depth[tracks.query_frame, big[:, 1], big[:, 0]]
+    big = yard.truth.tracks.uv[tracks.query_frame, n].round().long()
+    full = yard.truth.depth[tracks.query_frame, big[:, 1], big[:, 0]]
     assert ((shrunk - full).abs() / full).median() < 0.005
 
 

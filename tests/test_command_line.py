@@ -21,7 +21,7 @@ from c4d_nb.errors import InputError
 from c4d_nb.metrics import motion_iou
 from c4d_nb.reconstruction import Reconstruction
 
-FIRST_LIGHT = Path(__file__).resolve().parent.parent / "data" / "first_light.npz"
+SHIPPED = Path(__file__).resolve().parent.parent / "data" / "movi_e.npz"
 FILES = {"reconstruction.npz", "viewer.html", "overview.png", "time_slice.png", "camera_path.png"}
 SMALL = ("--long-side", "128", "--max-frames", "8")
 HEIGHT, WIDTH = 96, 128
@@ -114,7 +114,7 @@ def inputs(tmp_path_factory) -> Path:
     (path / "empty").mkdir()
     (path / "file").write_text("keep me")
     (path / "text.mp4").write_text("This is not a video.\n" * 100)
-    whole = FIRST_LIGHT.read_bytes()
+    whole = SHIPPED.read_bytes()
     (path / "half.npz").write_bytes(whole[: len(whole) // 2])
     (path / "nan.txt").write_text("nan 0 63.5\n0 110 47.5\n0 0 1\n")
     (path / "words.txt").write_text("one two three\n")
@@ -152,7 +152,7 @@ BAD = {
         ("--start", "4"),
         "start: expected one of the frames .*, but it ends before frame 4",
     ),
-    "start beyond an archive": (FIRST_LIGHT, ("--start", "999"), "start: expected less than .*, but it is 999"),
+    "start beyond an archive": (SHIPPED, ("--start", "999"), "start: expected less than .*, but it is 999"),
     "too few masks": ("good", ("--true-masks", "masks_of_two"), r"true_masks: expected .*\(4, 96, 128\), .*\(2, 96"),
     "masks too small": ("good", ("--true-masks", "masks_too_small"), r"true_masks: expected .*, but .*\(4, 50, 128\)"),
     "missing masks": ("good", ("--true-masks", "nowhere"), r"true_masks: .*nowhere does not exist"),
@@ -259,7 +259,7 @@ def test_interrupt(tmp_path, existing):
     if existing:
         out.mkdir()
         (out / "notes.txt").write_text("keep me")
-    line = [sys.executable, "-m", "c4d_nb", FIRST_LIGHT, "--out", out, "--long-side", "192"]
+    line = [sys.executable, "-m", "c4d_nb", SHIPPED, "--out", out, "--long-side", "192"]
     streams = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(line, preexec_fn=hear_interrupts, **streams) as process:
         stderr = ""
@@ -281,7 +281,7 @@ def test_interrupt(tmp_path, existing):
 def good_run(command, tmp_path_factory) -> tuple[Run, Path]:
     """Do not write to the folder."""
     out = tmp_path_factory.mktemp("good") / "deep" / "out"
-    return command(FIRST_LIGHT, "--out", out, *SMALL), out
+    return command(SHIPPED, "--out", out, *SMALL), out
 
 
 def test_good_run_writes_its_files_and_nothing_else(good_run):
@@ -312,7 +312,7 @@ def test_good_run_prints_scores(good_run):
 
 def test_good_run_can_be_loaded(good_run):
     result = Reconstruction.load(good_run[1] / "reconstruction.npz")
-    clip = load_clip(FIRST_LIGHT, long_side=128, max_frames=8)
+    clip = load_clip(SHIPPED, long_side=128, max_frames=8)
     assert torch.equal(result.clip.frames, clip.frames)
     assert result.depth.shape == (8, *clip.size)
     assert torch.isfinite(result.depth).all()
@@ -324,7 +324,7 @@ def test_second_run_with_known_intrinsics_and_true_masks(command, good_run, tmp_
     out = tmp_path / "out"
     shutil.copytree(good_run[1], out)
     (out / "notes.txt").write_text("keep me")
-    original = load_clip(FIRST_LIGHT, max_frames=8)
+    original = load_clip(SHIPPED, max_frames=8)
     height, width = original.size
     K = original.truth.intrinsics[0].clone()
     K[1, 1] *= 1.01
@@ -332,7 +332,7 @@ def test_second_run_with_known_intrinsics_and_true_masks(command, good_run, tmp_
     true = original.truth.motion_mask
     masks = image_folder(tmp_path / "masks", [255 * mask.numpy().astype(np.uint8) for mask in true])
     known = "--intrinsics", tmp_path / "K.txt", "--true-masks", masks
-    run = command(FIRST_LIGHT, "--out", out, *SMALL, *known)
+    run = command(SHIPPED, "--out", out, *SMALL, *known)
     assert run.code == 0, run.stderr
     assert {path.name for path in out.iterdir()} == FILES | {"notes.txt"}
     assert (out / "notes.txt").read_text() == "keep me"
@@ -373,7 +373,7 @@ def test_result_cut_off(good_run, tmp_path, share):
 
 def test_clip_is_not_a_result_nor_the_reverse(command, good_run, tmp_path):
     with pytest.raises(InputError, match=r"^path: expected a reconstruction archive, but .* holds: clip"):
-        Reconstruction.load(FIRST_LIGHT)
+        Reconstruction.load(SHIPPED)
     run = command(good_run[1] / "reconstruction.npz", "--out", tmp_path / "out")
     assert_one_sentence(run, "path: expected a clip archive, but .* holds: reconstruction")
 

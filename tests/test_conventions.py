@@ -92,8 +92,8 @@ def test_inner_names_cancel(generator):
     torch.testing.assert_close(transform(world_from_cam @ cam_from_obj, x), transform(a, transform(b, x)))
 
 
-def test_quaternions_are_xyzw(first_light):
-    quaternions = first_light.truth.quaternions[0]
+def test_quaternions_are_xyzw(yard):
+    quaternions = yard.truth.quaternions[0]
     expected = torch.from_numpy(Rotation.from_quat(quaternions.numpy()).as_matrix()).float()
     torch.testing.assert_close(roma.unitquat_to_rotmat(quaternions), expected, atol=1e-5, rtol=0)
 
@@ -121,37 +121,37 @@ def test_ego_flow_has_the_sign_of_flow():
     assert ego.flow[0, :, 0].tolist() == [-2, 0]
 
 
-def test_truth_flow_carries_tracks(first_light):
-    truth = select_frames(first_light, start=0, max_frames=6).truth
+def test_truth_flow_carries_tracks(yard):
+    truth = select_frames(yard, start=0, max_frames=6).truth
     tracks, flow = truth.tracks, truth_flow(truth)
     asked = tracks.query_frame == 4
     u, v = tracks.uv[4, asked].round().long().unbind(-1)
     torch.testing.assert_close(tracks.uv[5, asked] - tracks.uv[4, asked], flow[4, v, u], atol=2e-3, rtol=0)
 
 
-def test_mask_is_true_where_dynamic(first_light):
+def test_mask_is_true_where_dynamic(yard):
     """Object 1 of the shipped clip, the ball, is what moves."""
-    assert torch.equal(first_light.truth.motion_mask, first_light.truth.segmentation == 1)
+    assert torch.equal(yard.truth.motion_mask, yard.truth.segmentation == 1)
 
 
-def test_mobility_is_one_where_dynamic(first_light):
-    tracks = first_light.truth.tracks
+def test_mobility_is_one_where_dynamic(yard):
+    tracks = yard.truth.tracks
     n = torch.arange(tracks.uv.shape[1])
     u, v = tracks.uv[tracks.query_frame, n].round().long().unbind(-1)
-    assert torch.equal(tracks.mobility[0] == 1, first_light.truth.motion_mask[tracks.query_frame, v, u])
+    assert torch.equal(tracks.mobility[0] == 1, yard.truth.motion_mask[tracks.query_frame, v, u])
 
 
-def test_mobility_below_one_half_makes_a_static_point(first_light):
+def test_mobility_below_one_half_makes_a_static_point(yard):
     """With every track called dynamic there is no static point, so no mask."""
-    tracks = first_light.truth.tracks
+    tracks = yard.truth.tracks
     dynamic = replace(tracks, mobility=torch.ones_like(tracks.mobility))
-    flows = torch.zeros(1, *first_light.size, 2)
+    flows = torch.zeros(1, *yard.size, 2)
     assert not epipolar_motion_masks(flows, dynamic, torch.tensor([[0, 1]]), max_age=24).any()
 
 
-def test_truth_is_in_metres(first_light):
-    """The ball of first light has a radius of 0.68 m: its nearest point is that much closer than its centre."""
-    truth = first_light.truth
+def test_truth_is_in_metres(yard):
+    """The ball of the yard has a radius of 0.68 m: its nearest point is that much closer than its centre."""
+    truth = yard.truth
     centre = transform(invert(truth.world_from_cam[0]), truth.positions[0, :1])
     distance = unproject(truth.depth[:1], truth.intrinsics[:1])[0].norm(dim=-1)
     nearest = distance[truth.segmentation[0] == 1].min()

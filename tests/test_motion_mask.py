@@ -188,9 +188,9 @@ def test_moving_camera_is_not_taken_for_a_turning_one(generator):
 
 
 @pytest.fixture(scope="module")
-def light_masks(first_light):
-    """Masks of first light from exact flow and true tracks, by offset of the scene graph."""
-    truth = first_light.truth
+def light_masks(yard):
+    """Masks of the yard from exact flow and true tracks, by offset of the scene graph."""
+    truth = yard.truth
     edges = torch.tensor([(n, n + k) for n in range(0, 20, 4) for k in (1, 3)])
     edges = torch.cat([edges, edges.flip(1)])
     flows = torch.stack([exact_flow(truth, n, m) for n, m in edges.tolist()])
@@ -202,11 +202,11 @@ def light_masks(first_light):
 
 
 @pytest.mark.parametrize(("offset", "bound"), [(1, 0.95), (3, 0.98)])
-def test_masks_of_first_light(first_light, light_masks, offset, bound):
+def test_masks_of_the_yard(yard, light_masks, offset, bound):
     """Measured 0.976 and 0.996: a longer step shows motion more clearly. Only frames that begin a pair count."""
     frames = range(4, 20, 4)
     mask = torch.stack([light_masks[offset][n] for n in frames])
-    assert motion_iou(mask, torch.stack([first_light.truth.motion_mask[n] for n in frames])) > bound
+    assert motion_iou(mask, torch.stack([yard.truth.motion_mask[n] for n in frames])) > bound
 
 
 def test_static_scene_has_an_empty_mask():
@@ -272,18 +272,18 @@ def test_threshold_is_a_share_of_the_diagonal(two_movers):
     assert not above.any()
 
 
-def test_masks_survive_mislabelled_static_points(first_light):
+def test_masks_survive_mislabelled_static_points(yard):
     """METHOD: F from static points tolerates 20 % of movers among them."""
-    truth = first_light.truth
+    truth = yard.truth
     tracks = replace(truth.tracks, mobility=torch.zeros_like(truth.tracks.mobility))
     edges = torch.tensor([[12, 15]])
     mask = epipolar_motion_masks(exact_flow(truth, 12, 15)[None], tracks, edges, max_age=24)
     assert motion_iou(mask[12:13], truth.motion_mask[12:13]) > 0.95
 
 
-def test_exact_flow_agrees_with_the_camera(first_light):
+def test_exact_flow_agrees_with_the_camera(yard):
     """The helper itself: static flow obeys the true F."""
-    truth, grid = first_light.truth, pixel_grid(*SIZE).reshape(-1, 2).double()
+    truth, grid = yard.truth, pixel_grid(*SIZE).reshape(-1, 2).double()
     m_from_n = invert(truth.world_from_cam[9].double()) @ truth.world_from_cam[4].double()
     error = sampson_error(true_F(m_from_n), grid, grid + exact_flow(truth, 4, 9).reshape(-1, 2)).reshape(SIZE)
     assert error[~truth.motion_mask[4]].max() < 1e-4

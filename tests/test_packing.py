@@ -51,10 +51,10 @@ def test_images_survive_exactly(t, height, width, seed, high):
     assert torch.equal(unpack_images(**pack_images(frames)), frames)
 
 
-def test_real_frames_shrink_to_three_fifths_of_deflate(first_light):
-    packed = pack_images(first_light.frames)
-    assert torch.equal(unpack_images(**packed), first_light.frames)
-    assert len(packed["webp"]) < 0.6 * len(zlib.compress(first_light.frames.numpy().tobytes()))
+def test_real_frames_shrink_to_three_fifths_of_deflate(yard):
+    packed = pack_images(yard.frames)
+    assert torch.equal(unpack_images(**packed), yard.frames)
+    assert len(packed["webp"]) < 0.6 * len(zlib.compress(yard.frames.numpy().tobytes()))
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 3), (2, 0, 4, 3), (1, 1, 16384, 3)])
@@ -85,14 +85,14 @@ def test_error_of_the_farthest_depth():
     assert depth_error(near_far, near_far)[1] == pytest.approx(40 * (40 / 2 - 1) / (2 * STEPS), rel=1e-3)
 
 
-def test_flow_from_unpacked_depth_is_the_same_to_a_thousandth_of_a_pixel(first_light):
-    truth = first_light.truth
+def test_flow_from_unpacked_depth_is_the_same_to_a_thousandth_of_a_pixel(yard):
+    truth = yard.truth
     unpacked = replace(truth, depth=unpack_depth(**pack_depth(truth.depth)))
     assert (truth_flow(unpacked) - truth_flow(truth)).abs().max() < 1e-3
 
 
-def test_depth_is_rounded_only_once(first_light):
-    once = pack_depth(first_light.truth.depth)
+def test_depth_is_rounded_only_once(yard):
+    once = pack_depth(yard.truth.depth)
     twice = pack_depth(unpack_depth(**once))
     assert all(torch.equal(once[name], twice[name]) for name in once)
 
@@ -137,13 +137,13 @@ def test_compact_archive_round_trip(tmp_path, t, size):
     assert all(getattr(loaded.truth, name) is None for name in unknown)
 
 
-def test_compact_archive_is_less_than_half(first_light, tmp_path):
-    compact, plain = save_compact(first_light, tmp_path / "a.npz"), first_light.save(tmp_path / "b.npz")
+def test_compact_archive_is_less_than_half(yard, tmp_path):
+    compact, plain = save_compact(yard, tmp_path / "a.npz"), yard.save(tmp_path / "b.npz")
     assert compact.stat().st_size < 0.4 * plain.stat().st_size
     loaded = Clip.load(compact).truth
-    assert torch.equal(loaded.segmentation, first_light.truth.segmentation)
-    assert torch.equal(loaded.tracks.uv, first_light.truth.tracks.uv)
-    assert (loaded.depth - first_light.truth.depth).abs().max() < 2e-4
+    assert torch.equal(loaded.segmentation, yard.truth.segmentation)
+    assert torch.equal(loaded.tracks.uv, yard.truth.tracks.uv)
+    assert (loaded.depth - yard.truth.depth).abs().max() < 2e-4
 
 
 def test_plain_archive_stays_plain_and_exact(tmp_path):
@@ -178,8 +178,8 @@ def test_senseless_entries_are_one_sentence(tmp_path, name, value):
 
 
 @pytest.mark.parametrize("position", [0.1, 0.3, 0.5, 0.7])
-def test_flipped_bytes(first_light, tmp_path, position):
-    path = save_compact(select_frames(first_light, max_frames=2), tmp_path / "clip.npz")
+def test_flipped_bytes(yard, tmp_path, position):
+    path = save_compact(select_frames(yard, max_frames=2), tmp_path / "clip.npz")
     content = bytearray(path.read_bytes())
     start = int(position * len(content))
     content[start : start + 64] = bytes(255 - b for b in content[start : start + 64])

@@ -26,9 +26,9 @@ SHORT = ReconstructConfig(align=AlignConfig(iterations=60), refine=RefineConfig(
 
 
 @pytest.fixture(scope="module")
-def result(first_light) -> Reconstruction:
+def result(yard) -> Reconstruction:
     """The whole clip with the default configuration. Do not write to it."""
-    return reconstruct(first_light)
+    return reconstruct(yard)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def scores(result) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def small_clip(first_light) -> Clip:
-    return resize_clip(select_frames(first_light, max_frames=8), 128)
+def small_clip(yard) -> Clip:
+    return resize_clip(select_frames(yard, max_frames=8), 128)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def test_motion_is_found(scores):
     assert scores["mobility balanced accuracy"] > 0.8
 
 
-def test_shapes(result, first_light):
-    t, (h, w) = len(first_light), first_light.size
+def test_shapes(result, yard):
+    t, (h, w) = len(yard), yard.size
     n = len(result.tracks.query_frame)
     assert n > 100
     shapes = {
@@ -102,7 +102,7 @@ def test_shapes(result, first_light):
         assert getattr(result.tracks, name).shape == (t, n)
     assert result.losses.keys() == {"ga", "cma", "cts", "pts"}
     assert all(len(values) == 300 for values in result.losses.values())
-    assert result.clip is first_light
+    assert result.clip is yard
 
 
 def test_everything_is_finite(result):

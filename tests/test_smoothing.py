@@ -236,9 +236,9 @@ def test_points_near_a_control_stay_finite(dtype, gap):
 
 
 @pytest.fixture(scope="module")
-def light(first_light):
-    """World points of first light at every fourth pixel, its true tracks on that grid, and its cameras."""
-    truth = first_light.truth
+def light(yard):
+    """World points of the yard at every fourth pixel, its true tracks on that grid, and its cameras."""
+    truth = yard.truth
     depth = truth.depth[:, ::4, ::4].contiguous()
     K = truth.intrinsics.clone()
     K[:, :2] /= 4

@@ -381,9 +381,9 @@ def test_rule_agrees_with_rays(world, truth, queries):
     assert (exact & ~rule).float().mean() < 0.005
 
 
-def test_rule_agrees_with_the_shipped_tracks(first_light):
+def test_rule_agrees_with_the_shipped_tracks(yard):
     """They were made with rays; 98.7 % of their visibility is recovered from depth and segmentation alone."""
-    truth = first_light.truth
+    truth = yard.truth
     frame = truth.tracks.query_frame
     tracks = point_tracks(truth, Queries(at_query(truth.tracks).round(), frame))
     torch.testing.assert_close(tracks.uv, truth.tracks.uv, atol=1e-4, rtol=0)

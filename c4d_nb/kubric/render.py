@@ -42,8 +42,8 @@ def render_clip(
 ) -> Clip:
     """Render a scene with its whole truth. ``samples`` x ``samples`` rays colour a pixel; ``seed`` chooses the tracks.
 
-    ``threads`` render side by side, one a core if None; a single one shows no progress, for it is one of many workers. K is in ``clip.truth`` only: a pipeline that is given the clip
-    has to find it.
+    ``threads`` render side by side, one a core if None; a single one shows no progress, for it is one of many workers.
+    K is in ``clip.truth`` only: a pipeline that is given the clip has to find it.
     """
     _check_samples(samples)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
