@@ -1,15 +1,16 @@
 # make demo: a shipped clip, reconstructed and scored, with its notebook and viewer, on a CPU.
 # make test: everything that is tested, notebooks included; CI runs exactly this.
 # make lab:  JupyterLab on the notebooks.
+# make clips: the shipped clips anew, from their seeds (data/README.md); make sheet: 24 others, in one picture.
 # Each makes .venv first and installs what it needs. PYTHON chooses the interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-CLIP := data/first_light.npz
+CLIP := data/movi_e.npz
 
-.PHONY: demo test lab scores lint notebooks clean
+.PHONY: demo test lab scores clips sheet lint notebooks clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m c4d_nb $(CLIP) --out out/demo
@@ -26,6 +27,20 @@ lab: $(INSTALLED)
 # The score table of the shipped clip: what changes are measured against.
 scores: $(INSTALLED)
 	$(BIN)/python -m c4d_nb $(CLIP) --out out/scores
+
+GENERATE := $(BIN)/python -m c4d_nb.kubric.generate --subset validation
+
+clips: $(INSTALLED)
+	$(GENERATE) --split movi_e --case hit --seeds 21 --samples 5 --out out/clips
+	$(GENERATE) --split panning_movi_e --seeds 1 --samples 5 --out out/clips
+	$(GENERATE) --split movi_f --seeds 21 --samples 5 --out out/clips
+	cp out/clips/movi_e-validation-hit-000021.npz data/movi_e.npz
+	cp out/clips/panning_movi_e-validation-000001.npz data/panning_movi_e.npz
+	cp out/clips/movi_f-validation-000021.npz data/movi_f.npz
+
+sheet: $(INSTALLED)
+	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --seeds 100:108 --out out/sheet || exit 1; done
+	$(BIN)/python -m c4d_nb.show.sheet out/sheet --out out/sheet.png
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -41,13 +41,18 @@ class GenerationError(RuntimeError):
         self.failures = failures
 
 
-def generate_clips(recipes: Sequence[Recipe], out: str | Path, *, jobs: int = -1, backend: str = "loky") -> list[Path]:
-    """Make each recipe's clip in the folder ``out``, ``jobs`` at a time (-1: one a core), each by one thread.
+def generate_clips(
+    recipes: Sequence[Recipe], out: str | Path, *, jobs: int = -1, backend: str = "loky", device: str = "cpu"
+) -> list[Path]:
+    """Make each recipe's clip in the folder ``out``, ``jobs`` at a time (-1: one a core), each by one thread, with the
+    frames rendered on the ``device``, "cpu" or "cuda".
 
     Clips that are there already are not made again, so that an interrupted call goes on where it was. Raises
     ``InputError`` before any work if a clip in the folder was made otherwise than is asked, and ``GenerationError``
     after all work if clips failed.
     """
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"device: expected cpu or cuda, but it is {device!r}")
     if jobs == 0:
         raise InputError("jobs: expected a number of processes, or -1 for one a core, but it is 0")
     for images in {recipe.images for recipe in recipes} - {None}:
@@ -60,7 +65,7 @@ def generate_clips(recipes: Sequence[Recipe], out: str | Path, *, jobs: int = -1
     todo = {path: recipe for path, recipe in plan.items() if not _is_made(path, recipe)}
     _remove_partial_files(plan, older_than_s=STALE_S)
     try:
-        failures = _run(todo, len(plan), jobs, backend)
+        failures = _run(todo, len(plan), jobs, backend, device)
     except BaseException:
         _remove_partial_files(todo, older_than_s=0)  # of workers that were stopped
         raise
@@ -69,8 +74,8 @@ def generate_clips(recipes: Sequence[Recipe], out: str | Path, *, jobs: int = -1
     return list(plan)
 
 
-def make_clip(recipe: Recipe, *, threads: int | None = None) -> tuple[Scene, Clip]:
-    """Sample a recipe's scene and render it; ``threads`` work side by side, one a core if None."""
+def make_clip(recipe: Recipe, *, threads: int | None = None, device: str = "cpu") -> tuple[Scene, Clip]:
+    """Sample a recipe's scene and render it: on the CPU by ``threads`` side by side, one a core if None."""
     scene = sample_scene(
         recipe.seed,
         split=recipe.split,
@@ -80,9 +85,12 @@ def make_clip(recipe: Recipe, *, threads: int | None = None) -> tuple[Scene, Cli
         frames=recipe.frames,
         images=[] if recipe.images is None else picture_paths(recipe.images),
     )
-    fps, samples = SPLITS[recipe.split].fps, recipe.samples
-    clip = render_clip(scene, fps=fps, samples=samples, n_tracks=recipe.n_tracks, seed=recipe.seed, threads=threads)
-    return scene, clip
+    options = {"fps": SPLITS[recipe.split].fps, "samples": recipe.samples, "n_tracks": recipe.n_tracks}
+    if device == "cpu":
+        return scene, render_clip(scene, **options, seed=recipe.seed, threads=threads)
+    from c4d_nb.kubric import render_cuda  # needs numba-cuda
+
+    return scene, render_cuda.render_clip(scene, **options, seed=recipe.seed)
 
 
 def clip_name(recipe: Recipe) -> str:
@@ -101,14 +109,14 @@ def picture_paths(folder: str) -> list[str]:
     return [str(file) for file in files]
 
 
-def _run(todo: dict[Path, Recipe], total: int, jobs: int, backend: str) -> dict[Path, str]:
+def _run(todo: dict[Path, Recipe], total: int, jobs: int, backend: str, device: str) -> dict[Path, str]:
     """Make all clips of ``todo``; returns why some failed."""
     failures: dict[Path, str] = {}
     with (
         parallel_config(backend=backend, n_jobs=jobs),
         tqdm(desc="generating", initial=total - len(todo), total=total, unit="clip") as bar,
     ):
-        tasks = (delayed(_make_file)(path, recipe) for path, recipe in todo.items())
+        tasks = (delayed(_make_file)(path, recipe, device) for path, recipe in todo.items())
         for path, failure in Parallel(return_as="generator_unordered", batch_size=1)(tasks):
             if failure is not None:
                 failures[path] = failure
@@ -117,13 +125,13 @@ def _run(todo: dict[Path, Recipe], total: int, jobs: int, backend: str) -> dict[
     return failures
 
 
-def _make_file(path: Path, recipe: Recipe) -> tuple[Path, str | None]:
+def _make_file(path: Path, recipe: Recipe, device: str) -> tuple[Path, str | None]:
     """What a worker does. It returns the reason of a failure, for an exception would end all the others' work too."""
     tqdm.set_lock(RLock())  # tqdm's own is a semaphore, which a worker that is killed would leave behind
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        scene, clip = make_clip(recipe, threads=1)
+        scene, clip = make_clip(recipe, threads=1, device=device)
         save_generated(path, clip, scene, recipe)
     except Exception as error:
         return path, f"{type(error).__name__}: {error}"

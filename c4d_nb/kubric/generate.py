@@ -89,7 +89,9 @@ def _run(options: argparse.Namespace) -> int:
     recipes = [Recipe(seed, **{n: getattr(options, n) for n in names}) for seed in parse_seeds(options.seeds)]
     try:
         with _cluster(options.backend, options.scheduler):
-            paths = generate_clips(recipes, options.out, jobs=options.jobs, backend=options.backend)
+            paths = generate_clips(
+                recipes, options.out, jobs=options.jobs, backend=options.backend, device=options.device
+            )
     except GenerationError as error:
         _log.error("%s", error)
         return EXIT_FAILURES
@@ -144,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="N x N rays colour a pixel (default 4)")
     parser.add_argument("--images", type=_absolute, metavar="FOLDER", help="pictures for textures")
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default -1: one a core)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="that renders (default cpu)")
     parser.add_argument("--backend", choices=("loky", "dask"), default="loky", help="of joblib (default loky)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of the Dask cluster, with --backend dask")
     return parser

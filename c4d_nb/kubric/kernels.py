@@ -3,6 +3,7 @@
 No function holds Python's lock.
 """
 
+import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ from c4d_nb.kubric.solids import (
     unit,
 )
 
-_SOURCES = zlib.crc32(b"".join(Path(m).read_bytes() for m in (__file__, patterns.__file__, solids.__file__)))
+SOURCES = zlib.crc32(b"".join(Path(m).read_bytes() for m in (__file__, patterns.__file__, solids.__file__)))
 
 
 class Lights(NamedTuple):
@@ -74,7 +75,7 @@ def _shade(o, d, length, part, g, s, paint, sun, sky, color, focal):
     """Linear colour of a hit: Lambert and a reflection under the sun, and a sky, both hidden by bodies."""
     p, eye = along(o, length, d), unit((-d[0], -d[1], -d[2]))
     normal, q, axis, k = _surface(p, part, g, s)
-    base = albedo(q, axis, paint, k, length / focal / np.sqrt(max(0.1, dot(normal, eye))))
+    base = albedo(q, axis, paint, k, length / focal / math.sqrt(max(0.1, dot(normal, eye))))
     start = along(p, 1e-6, normal)
     direct, shine, ambient = dot(normal, sun), 0.0, 0.8 + 0.2 * normal[2]
     if direct <= 0 or blocked(start, sun, g, s, np.inf):
@@ -91,7 +92,7 @@ def _shade(o, d, length, part, g, s, paint, sun, sky, color, focal):
 
 
 @inlined
-def _pixel(world_from_cam, k, g, paint, lights, samples, u, v):
+def pixel_color(world_from_cam, k, g, paint, lights, samples, u, v):
     """Linear colour of a pixel, the mean of ``samples`` x ``samples`` rays, each at an instant of its own."""
     n, instants, total = samples**2, len(world_from_cam), (0.0, 0.0, 0.0)
     shift = lattice_hash(u, v, 0, 0)
@@ -109,7 +110,7 @@ def _pixel(world_from_cam, k, g, paint, lights, samples, u, v):
 
 
 @inlined
-def _srgb(x):
+def srgb(x):
     x = min(1.0, x)
     return int(255 * (12.92 * x if x <= 0.0031308 else 1.055 * x ** (1 / 2.4) - 0.055) + 0.5)
 
@@ -126,9 +127,9 @@ def _cached(sources: int) -> tuple[Callable, Callable]:
         g, paint, lights = _unowned(g), _unowned(paint), _unowned(lights)
         for v in range(rgb.shape[0]):
             for u in range(rgb.shape[1]):
-                color = _pixel(world_from_cam, k, g, paint, lights, samples, u, v)
+                color = pixel_color(world_from_cam, k, g, paint, lights, samples, u, v)
                 for channel in range(3):
-                    rgb[v, u, channel] = _srgb(color[channel])
+                    rgb[v, u, channel] = srgb(color[channel])
 
     @njit(cache=True, nogil=True, error_model="numpy")
     def cast_rays(world_from_cam, k, g, uv, depth, segmentation):
@@ -143,4 +144,4 @@ def _cached(sources: int) -> tuple[Callable, Callable]:
     return render_pixels, cast_rays
 
 
-render_pixels, cast_rays = _cached(_SOURCES)
+render_pixels, cast_rays = _cached(SOURCES)

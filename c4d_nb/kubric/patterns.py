@@ -1,5 +1,6 @@
 """Compiled solid textures: the colour at a point, smoothed to the size of the pixel that sees it."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +29,14 @@ def lattice_hash(x, y, z, seed):
 
 
 @inlined
+def _floor(x):
+    return int(math.floor(x))  # noqa: RUF046 (on CUDA it is a float)
+
+
+@inlined
 def _noise(p, seed):
     """Value noise in [0, 1): smooth between random values on the integer lattice."""
-    x, y, z = int(np.floor(p[0])), int(np.floor(p[1])), int(np.floor(p[2]))
+    x, y, z = _floor(p[0]), _floor(p[1]), _floor(p[2])
     a, b, c = p[0] - x, p[1] - y, p[2] - z
     a, b, c = a * a * (3 - 2 * a), b * b * (3 - 2 * b), c * c * (3 - 2 * c)
     total = 0.0
@@ -58,13 +64,13 @@ def _octaves(p, seed, pixel):
 @inlined
 def _joint(x, width):
     """1 within ``width`` of an integer."""
-    return 1.0 if abs(x - np.round(x)) < width else 0.0
+    return 1.0 if abs(x - round(x)) < width else 0.0
 
 
 @inlined
 def _cells(p, seed):
     """(random value of the nearest of points strewn one to a cube, how far it is from being second)."""
-    x, y, z = int(np.floor(p[0])), int(np.floor(p[1])), int(np.floor(p[2]))
+    x, y, z = _floor(p[0]), _floor(p[1]), _floor(p[2])
     first, second, value = np.inf, np.inf, 0.0
     for i in range(x - 1, x + 2):
         for j in range(y - 1, y + 2):
@@ -75,25 +81,25 @@ def _cells(p, seed):
                     first, second, value = away, first, lattice_hash(i, j, k, seed + 3)
                 elif away < second:
                     second = away
-    return value, np.sqrt(second) - np.sqrt(first)
+    return value, math.sqrt(second) - math.sqrt(first)
 
 
 @inlined
 def _pattern(kind, p, seed, grain):
     """(mix of the first two colours, darkness of a joint) at a point in units of the pattern's scale."""
-    x, y, z = int(np.floor(p[0])), int(np.floor(p[1])), int(np.floor(p[2]))
+    x, y, z = _floor(p[0]), _floor(p[1]), _floor(p[2])
     if kind == 0:
-        return 0.5 + 0.5 * np.sin(6.3 * (p[0] + 0.6 * p[1] + 0.4 * p[2] + 1.2 * grain)), 0.0
+        return 0.5 + 0.5 * math.sin(6.3 * (p[0] + 0.6 * p[1] + 0.4 * p[2] + 1.2 * grain)), 0.0
     if kind == 1:
         return float((x + y + z) & 1), 0.0
     if kind == 2:
-        return float(int(np.floor(2 * p[2] + 0.25 * grain)) & 1), 0.0
+        return float(_floor(2 * p[2] + 0.25 * grain) & 1), 0.0
     if kind == 3:
         return lattice_hash(x, y, z, seed), max(_joint(p[0], 0.025), _joint(p[1], 0.025), _joint(p[2], 0.025))
     if kind == 4:  # bricks lie in rows along the walls, two wide to one high
-        row = int(np.floor(2 * p[2]))
+        row = _floor(2 * p[2])
         along = p[0] + p[1] + 0.5 * (row & 1)
-        return lattice_hash(int(np.floor(along)), 0, row, seed), max(_joint(along, 0.03), _joint(2 * p[2], 0.06))
+        return lattice_hash(_floor(along), 0, row, seed), max(_joint(along, 0.03), _joint(2 * p[2], 0.06))
     if kind == 5:
         away = (p[0] - x - 0.5) ** 2 + (p[1] - y - 0.5) ** 2 + (p[2] - z - 0.5) ** 2
         return 1.0 if away < 0.04 + 0.3 * lattice_hash(x, y, z, seed) else 0.0, 0.0
@@ -105,7 +111,7 @@ def _pattern(kind, p, seed, grain):
 def _mirrored(x, size):
     """A position in an image that repeats in mirror images: the pixel to the left, the one to the right, the share."""
     x -= 0.5
-    i = int(np.floor(x))
+    i = _floor(x)
     a, b = i % (2 * size), (i + 1) % (2 * size)
     return min(a, 2 * size - 1 - a), min(b, 2 * size - 1 - b), x - i
 
@@ -114,7 +120,7 @@ def _mirrored(x, size):
 def _picture(a, b, paint, k, pixel):
     """Colour of an image at (a right, b up), in units of its width, on the level whose pixels are about as large."""
     levels = paint.levels[paint.image[k]]
-    level = int(min(len(levels) - 1, max(0.0, np.round(np.log2(max(1e-9, pixel * levels[0, 2]))))))
+    level = min(len(levels) - 1, max(0, round(math.log2(max(1e-9, pixel * levels[0, 2])))))
     start, height, width = levels[level]
     left, right, du = _mirrored(a * width, width)
     top, bottom, dv = _mirrored(-b * width, height)

@@ -1,8 +1,10 @@
 """Compiled rays into solids: what a ray hits first, and what blocks it.
 
-Points and directions are tuples of three floats, which stay in registers.
+Points and directions are tuples of three floats, which stay in registers. Functions are those of ``math``: CUDA knows
+few of NumPy's.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +38,7 @@ def along(a, s, d):
 
 @inlined
 def unit(a):
-    n = 1 / np.sqrt(dot(a, a))
+    n = 1 / math.sqrt(dot(a, a))
     return a[0] * n, a[1] * n, a[2] * n
 
 
@@ -74,7 +76,7 @@ def _in_ball(a, b, rest):
     """The solutions of a (s - b)^2 < rest."""
     if rest < 0:
         return np.inf, -np.inf
-    root = np.sqrt(rest / a)
+    root = math.sqrt(rest / a)
     return b - root, b + root
 
 
@@ -172,7 +174,7 @@ def first_hit(o, d, g, s):
         if _near(o, d, dd, g, s, body, best):
             for i in range(g.first[body], g.first[body + 1]):
                 hit = _hit_part(o, d, g, s, i)
-                if hit < best:
+                if hit < best * (1 - 1e-12):  # of surfaces that coincide the first is seen, whatever the rounding
                     best, segment, part = hit, body + 1, i
     return best, segment, part
 
@@ -208,11 +210,11 @@ def part_normal(q, shape, half):
     if shape == 1:
         x, y, z = abs(q[0]) / half[0], abs(q[1]) / half[1], abs(q[2]) / half[2]
         return (
-            np.sign(q[0]) if x >= y and x >= z else 0.0,
-            np.sign(q[1]) if y > x and y >= z else 0.0,
-            np.sign(q[2]) if z > x and z > y else 0.0,
+            math.copysign(1.0, q[0]) if x >= y and x >= z else 0.0,
+            math.copysign(1.0, q[1]) if y > x and y >= z else 0.0,
+            math.copysign(1.0, q[2]) if z > x and z > y else 0.0,
         )
-    if shape == 2 and abs(q[2]) / half[2] > np.sqrt(q[0] ** 2 + q[1] ** 2) / half[0]:
-        return 0.0, 0.0, np.sign(q[2])
+    if shape == 2 and abs(q[2]) / half[2] > math.sqrt(q[0] ** 2 + q[1] ** 2) / half[0]:
+        return 0.0, 0.0, math.copysign(1.0, q[2])
     core = half[2] - half[0] if shape == 3 else half[2]
     return unit((q[0], q[1], q[2] - min(core, max(-core, q[2])) if shape == 3 else 0.0))

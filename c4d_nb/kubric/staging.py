@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from c4d_nb.kubric.mobility import mobility_labels
-from c4d_nb.kubric.physics import GRAVITY_M_S2, State, centered, place, settle, simulate
+from c4d_nb.kubric.mujoco_model import GRAVITY_M_S2
+from c4d_nb.kubric.physics import State, centered, place, settle, simulate
 from c4d_nb.kubric.ranges import MoviRanges, Region
 from c4d_nb.kubric.scene import Body, Part
 from c4d_nb.kubric.shapes import sample_parts
