@@ -49,7 +49,7 @@ lint: $(INSTALLED)
 # Run the notebooks anew from their .py pairs and store their outputs.
 notebooks: $(INSTALLED)
 	$(BIN)/python -m jupytext --sync notebooks/[0-9]*.py
-	TQDM_DISABLE=1 $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/[0-9]*.ipynb
+	TQDM_DISABLE=1 $(BIN)/python -m jupyter nbconvert --to notebook --execute --ExecutePreprocessor.store_widget_state=False --inplace notebooks/[0-9]*.ipynb
 	$(BIN)/python -m jupytext --sync notebooks/[0-9]*.ipynb
 
 $(INSTALLED): pyproject.toml constraints.txt

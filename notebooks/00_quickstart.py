@@ -53,10 +53,10 @@ pio.renderers.default = "plotly_mimetype+notebook_connected"
 # ## 1. The video
 #
 # Change `video` to the path of your own: a video file or a folder of images. The shipped clip was rendered by this
-# package, so we know the truth about it, and can check every claim below. The reconstruction is never shown that truth.
+# package (the next chapter shows how: a box falls on a capsule, which pushes a table), so we know the truth about it, and can check every claim below. The reconstruction is never shown that truth.
 
 # %% tags=["parameters"]
-video = "../data/first_light.npz"
+video = "../data/movi_e.npz"
 long_side = 384
 stride = 1
 max_frames = None
@@ -123,8 +123,8 @@ figures.mask_strip(result)
 figures.loss_curves(result.losses)
 
 # %% [markdown]
-# Near is red, far is blue. On the moving ball there is no parallax to measure: one camera cannot tell a small near
-# mover from a large far one. Here it is set upright on the ground below it, a guess, and `result.confidence` says so. A learned
+# Near is red, far is blue. On what moves there is no parallax to measure: one camera cannot tell a small near
+# mover from a large far one. Here a mover is set upright on the ground below it, a guess, and `result.confidence` says so. A learned
 # pointmap model knows better; that is the chapter on pointmaps.
 
 # %%

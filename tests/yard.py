@@ -40,7 +40,7 @@ def yard_scene() -> Scene:
 
 def yard_clip() -> Clip:
     """As generated clips are shipped: without the truth that follows from the rest, but with the motion mask."""
-    clip = render_clip(yard_scene(), fps=FPS, samples=3, n_tracks=256, seed=SEED)
+    clip = render_clip(yard_scene(), fps=float(FPS), samples=3, n_tracks=256, seed=SEED)
     return replace(clip, truth=replace(clip.truth, flow=None, backward_flow=None, object_coordinates=None))
 
 

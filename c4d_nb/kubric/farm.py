@@ -17,7 +17,7 @@ from threading import RLock
 
 import torch
 from joblib import Parallel, delayed, parallel_config
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from c4d_nb.clip import Clip
 from c4d_nb.errors import InputError

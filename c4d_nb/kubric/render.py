@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from c4d_nb.camera import pixel_grid
 from c4d_nb.clip import Clip, Truth

@@ -18,7 +18,7 @@ from c4d_nb.errors import InputError
 from c4d_nb.kubric.ranges import CASES, SPLITS, SUBSETS
 from c4d_nb.kubric.scene import Body, Light, Part, Scene, Texture
 
-COMPUTED = ("flow", "backward_flow", "object_coordinates", "motion_mask")
+COMPUTED = ("flow", "backward_flow", "object_coordinates")
 """Fields of the truth that follow from its other fields."""
 
 

@@ -171,7 +171,7 @@ def _hop(file: Path, size: int, modified: int) -> tuple[tuple[int, int], ...]:
             if len(header) < HEADER.size:
                 raise _cut_off(file, len(spans), "header")
             length, checksum = HEADER.unpack(header)
-            if _masked_crc(header[:8]) != checksum:
+            if masked_crc(header[:8]) != checksum:
                 raise _damaged(file, len(spans), "length")
             spans.append((position + HEADER.size, length))
             end = position + HEADER.size + length
@@ -187,7 +187,7 @@ def _read(file: Path, number: int) -> Record:
         stream.seek(start)
         payload = stream.read(length)
         (checksum,) = FOOTER.unpack(stream.read(FOOTER.size))
-    if _masked_crc(payload) != checksum:
+    if masked_crc(payload) != checksum:
         raise _damaged(file, number, "payload")
     name = f"record {number} of {file}"
     try:
@@ -205,7 +205,7 @@ def _decode_png(data: bytes) -> np.ndarray | None:
     return None if image is None else np.atleast_3d(image)[..., ::-1]
 
 
-def _masked_crc(data: bytes) -> int:
+def masked_crc(data: bytes) -> int:
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 

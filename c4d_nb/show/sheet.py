@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
@@ -18,9 +17,8 @@ from torch import Tensor
 from c4d_nb.archive import atomic_output
 from c4d_nb.clip import Clip, load_clip
 from c4d_nb.errors import InputError
-from c4d_nb.kubric.mobility import with_background
+from c4d_nb.show.colors import outline_image
 
-OUTLINE_RGB = (255, 140, 0)
 COLUMNS = 6
 
 _log = logging.getLogger(__name__)
@@ -32,11 +30,10 @@ def contact_sheet(
     """Frames of one size in rows of ``columns``, masks outlined in orange; black fills the last row."""
     if not frames or len({frame.shape for frame in frames}) != 1:
         raise InputError(f"frames: expected one or more of one size, but there are {[tuple(f.shape) for f in frames]}")
-    tiles = [_outlined(frame, mask) for frame, mask in zip(frames, masks, strict=True)]
+    tiles = [outline_image(frame, mask) for frame, mask in zip(frames, masks, strict=True)]
     rows = math.ceil(len(tiles) / columns)
-    tiles += [np.zeros_like(tiles[0])] * (rows * columns - len(tiles))
-    sheet = np.concatenate([np.concatenate(tiles[r * columns : (r + 1) * columns], axis=1) for r in range(rows)])
-    return torch.from_numpy(sheet)
+    tiles += [torch.zeros_like(tiles[0])] * (rows * columns - len(tiles))
+    return torch.cat([torch.cat(tiles[r * columns : (r + 1) * columns], dim=1) for r in range(rows)])
 
 
 def sheet_of(paths: list[Path], *, columns: int = COLUMNS) -> UInt8[Tensor, "H W 3"]:
@@ -72,15 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _moving(clip: Clip, frame: int) -> Bool[Tensor, "h w"]:
     """What moves in the clip, as a mask of one frame; nothing where that is not known."""
     truth = clip.truth
-    if truth is None or truth.segmentation is None or truth.mobility is None:
+    if truth is None or truth.motion_mask is None:
         return torch.zeros(clip.size, dtype=torch.bool)
-    return with_background(truth.mobility)[truth.segmentation[frame].long()]
-
-
-def _outlined(frame: Tensor, mask: Tensor) -> np.ndarray:
-    picture = np.ascontiguousarray(frame.numpy())
-    contours, _ = cv2.findContours(mask.numpy().astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(picture.copy(), contours, -1, OUTLINE_RGB, 1)
+    return truth.motion_mask[frame]
 
 
 if __name__ == "__main__":
