@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from c4d_nb.camera import invert, rotation_angle_deg
+from c4d_nb.camera import invert, project, rotation_angle_deg
 from c4d_nb.errors import InputError
 from c4d_nb.kubric.camera_paths import sample_camera
 from c4d_nb.kubric.mobility import mobility_labels, position_steps
@@ -78,6 +78,17 @@ def test_camera_paths(split):
         assert camera[:, 2, 0].abs().max() < 1e-9  # x is level
         to_origin = torch.nn.functional.normalize(-center, dim=1)
         assert ((camera[:, :3, 2] * to_origin).sum(dim=1) > 1 - 1e-9).all() == (split != "panning_movi_e")
+
+
+def test_intrinsics_have_kubrics_field_of_view():
+    """0.857556 rad across, from edge to edge of the outermost pixels; the middle of the image looks at the origin."""
+    made = scene(0)
+    half = (made.width / 2) / made.intrinsics[0, 0]
+    assert 2 * torch.atan(half).item() == pytest.approx(0.857556, abs=1e-6)
+    middle = torch.tensor([(made.width - 1) / 2, (made.height - 1) / 2], dtype=torch.float64)
+    uv, depth = project(invert(made.world_from_cam)[:, :3, 3][:, None], made.intrinsics)
+    torch.testing.assert_close(uv[:, 0], middle.expand(24, 2), atol=1e-9, rtol=0)
+    assert (depth > 0).all()
 
 
 def test_no_camera_is_inside_a_body():

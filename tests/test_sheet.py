@@ -18,7 +18,7 @@ def test_frames_fill_rows_and_masks_are_outlined():
     assert sheet[0, 0, 0] == 10
     assert sheet[8, 0, 0] == 30
     assert (sheet[8:, 10:] == 0).all()
-    assert sheet[2, 13, 0] == 229  # the outline, in the colour of what is dynamic
+    assert sheet[2, 13, 0] == 228  # the outline, in the colour of what is dynamic
     assert sheet[4, 15, 0] == 20  # inside it
     assert (frames[1] == 20).all()
 
