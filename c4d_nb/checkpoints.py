@@ -5,6 +5,7 @@ under their own licence.
 """
 
 import hashlib
+import json
 import logging
 import re
 from functools import cache
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from c4d_nb.archive import atomic_output
 from c4d_nb.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ PUBLISHED = {
     "mast3r_512_metric": "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric",
 }
 """Repositories on the model hub (huggingface.co)."""
+SHIPPED = {"small": Path(__file__).parent.parent / "data" / "pointmaps.safetensors"}
+"""Weights of this project, beside the package."""
 WEIGHTS = "model.safetensors"
 _HEAD_WIDTH = 64
 """Channels of a head where no config.json says otherwise: all published networks have this."""
@@ -59,13 +63,42 @@ def load_dust3r(
     with torch.device("meta"):
         model = DUSt3R(config)
     model.load_state_dict(_in_layout(path, weights, model.state_dict()), assign=True)
-    _tell_licence()
+    if licence_of(path) is None:
+        _tell_licence()
     return model.eval()
+
+
+def save_dust3r(
+    model: "DUSt3R", path: str | Path, *, dtype: torch.dtype = torch.float32, licence: str | None = None
+) -> Path:
+    """Write the weights as a ``.safetensors`` file that ``load_dust3r`` reads, atomically.
+
+    Without a ``licence`` they count as published ones, whose licence is shown when they are loaded.
+    """
+    try:
+        from safetensors.torch import save_file
+    except ImportError:
+        raise _extra_is_missing("safetensors") from None
+    weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    sizes = {
+        "enc_num_heads": model.config.encoder[2],
+        "dec_num_heads": model.config.decoder[2],
+        "long_side": model.config.long_side,
+    }
+    note = {"config": json.dumps(sizes)}
+    with atomic_output(path) as partial:
+        save_file(weights, partial, metadata=note if licence is None else note | {"licence": licence})
+    return Path(path)
+
+
+def licence_of(path: Path) -> str | None:
+    """What a weights file says of its licence, if anything; published ones say nothing."""
+    return _note(path).get("licence")
 
 
 def find_weights(name_or_path: str | Path) -> Path:
     """The ``.safetensors`` file of a folder, a file or a published name, downloaded if it is not in the hub's cache."""
-    path = Path(name_or_path).expanduser()
+    path = SHIPPED.get(str(name_or_path), Path(name_or_path).expanduser())
     if path.is_dir():
         files = [path / WEIGHTS] if (path / WEIGHTS).exists() else sorted(path.glob("*.safetensors"))
         if len(files) != 1:
@@ -74,7 +107,7 @@ def find_weights(name_or_path: str | Path) -> Path:
     if path.is_file():
         return path
     if str(name_or_path) not in PUBLISHED:
-        names = ", ".join(PUBLISHED)
+        names = ", ".join([*SHIPPED, *PUBLISHED])
         raise InputError(
             f"name_or_path: expected a folder, a .safetensors file or one of {names}, but it is {name_or_path}"
         )
@@ -150,20 +183,30 @@ def _deduce_config(path: Path, weights: dict[str, Tensor]) -> "DUSt3RConfig":
     ]
     head = "dpt" if any(name.startswith("downstream_head1.dpt.") for name in shapes) else "linear"
     try:
-        enc_width, _, _, patch = shapes["patch_embed.proj.weight"]
+        enc_width, channels, _, patch = shapes["patch_embed.proj.weight"]
         dec_width, _ = shapes["decoder_embed.weight"]
     except (KeyError, ValueError):
         raise InputError(
             f"name_or_path: expected a checkpoint of DUSt3R, but {path} lacks patch_embed.proj or decoder_embed"
         ) from None
     beside = path.with_name("config.json")
-    told = beside.read_text() if beside.is_file() else ""
+    told = _note(path).get("config") or (beside.read_text() if beside.is_file() else "")
     return DUSt3RConfig(
         head,
         encoder=(enc_width, depths[0], _heads(told, "enc_num_heads", enc_width)),
         decoder=(dec_width, depths[1], _heads(told, "dec_num_heads", dec_width)),
         patch=patch,
+        long_side=_long_side(told, path),
+        coordinates=channels == 5,
     )
+
+
+def _note(path: Path) -> dict[str, str]:
+    """What ``save_dust3r`` wrote into the file beside its tensors."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def _heads(config: str, field: str, width: int) -> int:
@@ -176,6 +219,13 @@ def _heads(config: str, field: str, width: int) -> int:
             f"do not fill a width of {width}"
         )
     return width // _HEAD_WIDTH
+
+
+def _long_side(config: str, path: Path) -> int:
+    """Ours say it; of the published ones the hub's folder or the file does."""
+    if found := re.search(r'"long_side": (\d+)', config):
+        return int(found[1])
+    return 224 if re.search(r"DUSt3R_\w*_224_", str(path)) else 512
 
 
 def _in_layout(path: Path, weights: dict[str, Tensor], layout: dict[str, Tensor]) -> dict[str, Tensor]:

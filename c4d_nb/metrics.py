@@ -1,13 +1,18 @@
-"""Scores against truth (METHOD: pose, video depth, motion segmentation, mobility)."""
+"""Scores against truth (METHOD: pose, video depth, motion segmentation, mobility, point tracks)."""
+
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from c4d_nb.camera import fit_similarity, invert, rotation_angle_deg
 from c4d_nb.clip import Truth
 from c4d_nb.errors import InputError
 from c4d_nb.reconstruction import Reconstruction
+
+TAP_VID_SIDE_PX = 256
+TAP_VID_THRESHOLDS_PX = (1, 2, 4, 8, 16)
 
 
 def score_table(result: Reconstruction, truth: Truth) -> dict[str, float]:
@@ -121,3 +126,49 @@ def dynamic_accuracy(predicted: Bool[Tensor, "*n"], target: Bool[Tensor, "*n"]) 
         "base_rate": (positive / count).item(),
         "always_static": (1 - positive / count).item(),
     }
+
+
+def tap_vid(
+    uv: Float[Tensor, "t n 2"],
+    visible: Bool[Tensor, "t n"],
+    *,
+    uv_true: Float[Tensor, "t n 2"],
+    visible_true: Bool[Tensor, "t n"],
+    query_frame: Int[Tensor, "n"],
+    mode: Literal["first", "strided"],
+    size: tuple[int, int] = (TAP_VID_SIDE_PX, TAP_VID_SIDE_PX),
+) -> dict[str, float]:
+    """Point tracks (Doersch et al., TAP-Vid, NeurIPS 2022), all points of a clip together; frames of any ``size``
+    (height, width) are measured as if they were 256x256.
+
+    ``first``: the frames after each query count; ``strided``: all but the query's own. ``delta_1`` ... ``delta_16``:
+    share of the truly visible points within so many px, ``delta_avg`` their mean; ``jaccard_1`` ...: true positives
+    over truly visible ones and false positives, where a point that is called visible and lies too far off is a false
+    positive, and missed besides; ``aj`` their mean; ``oa``: accuracy of visibility. A ratio without any case is NaN.
+    """
+    counts = _counted_frames(query_frame, len(uv), mode)
+    height, width = size
+    error = (uv - uv_true) * TAP_VID_SIDE_PX / uv.new_tensor([width, height])
+    seen, called = visible_true & counts, visible & counts
+    scores = {"oa": _share((visible == visible_true) & counts, counts.sum())}
+    for px in TAP_VID_THRESHOLDS_PX:
+        near = seen & (error.square().sum(-1) < px**2)
+        hit = near & called
+        scores[f"delta_{px}"] = _share(near, seen.sum())
+        scores[f"jaccard_{px}"] = _share(hit, seen.sum() + (called & ~near).sum())
+    for mean, each in (("aj", "jaccard"), ("delta_avg", "delta")):
+        scores[mean] = sum(scores[f"{each}_{px}"] for px in TAP_VID_THRESHOLDS_PX) / len(TAP_VID_THRESHOLDS_PX)
+    return scores
+
+
+def _counted_frames(query_frame: Tensor, frames: int, mode: str) -> Tensor:
+    if mode not in ("first", "strided"):
+        raise InputError(f"mode: expected 'first' or 'strided', but it is {mode!r}")
+    if len(query_frame) and not (int(query_frame.min()) >= 0 and int(query_frame.max()) < frames):
+        raise InputError(f"query_frame: expected 0 to {frames - 1}, but it is {query_frame.tolist()[:5]} ...")
+    frame = torch.arange(frames, device=query_frame.device)[:, None]
+    return frame > query_frame if mode == "first" else frame != query_frame
+
+
+def _share(cases: Bool[Tensor, "*n"], of: Int[Tensor, ""]) -> float:
+    return (cases.sum().double() / of).item()

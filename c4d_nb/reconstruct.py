@@ -4,10 +4,10 @@ import logging
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from c4d_nb.alignment import AlignConfig, RefineConfig, align, refine_depth
+from c4d_nb.alignment import AlignConfig, Alignment, RefineConfig, align, refine_depth
 from c4d_nb.camera import pinhole, transform, unproject
 from c4d_nb.clip import Clip, check_intrinsics
 from c4d_nb.correspondence.flow import estimate_flows
@@ -16,11 +16,13 @@ from c4d_nb.correspondence.tracking import track_by_flow
 from c4d_nb.errors import InputError
 from c4d_nb.motion_mask import epipolar_motion_masks
 from c4d_nb.pointmaps.densify import densify_depth
+from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.pointmaps.fill import fill_holes, stand_on_ground
 from c4d_nb.pointmaps.grid import PixelGrid
+from c4d_nb.pointmaps.inference import pointmaps_on_grid
 from c4d_nb.pointmaps.relative_pose import estimate_focal_ratio, pair_matches
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
-from c4d_nb.pointmaps.two_view import FLAT_CONFIDENCE, TwoViewConfig, two_view_pointmaps
+from c4d_nb.pointmaps.two_view import FLAT_CONFIDENCE, TwoViewConfig, joined, two_view_pointmaps, without_guesses
 from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.smoothing import lift_tracks, smooth_pointmaps
 
@@ -58,8 +60,14 @@ class ReconstructConfig:
     """Of the random half of the queries."""
 
 
-def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> Reconstruction:
-    """Camera, depth, motion masks and tracks of a clip, without any learned weights. Every step shows its progress.
+def reconstruct(
+    clip: Clip, config: ReconstructConfig = ReconstructConfig(), *, network: DUSt3R | None = None
+) -> Reconstruction:
+    """Camera, depth, motion masks and tracks of a clip. Every step shows its progress.
+
+    Without a ``network`` nothing is learned: depth comes from triangulation alone. A pointmap network's pairs are
+    aligned beside the triangulated ones, each weighed by its confidence; the network knows the shape of what was not
+    triangulated, of movers for one.
 
     Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that
     moves. A camera that only turns, or stands still before a moving object, gives poses and masks, but its depth is a
@@ -102,25 +110,28 @@ def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> 
         grid_flows, grid.sample(static), edges, grid.intrinsics(intrinsics[0]), TwoViewConfig(noise_px=noise_px)
     )
 
-    _log.info("stage 1: depth, poses and intrinsics by GA, CMA and CTS")
     with_parallax = (pairs.conf_1 > FLAT_CONFIDENCE).flatten(1).any(dim=1)
+    if network is not None:
+        _log.info("pair pointmaps: the network's")
+        learned = pointmaps_on_grid(network, clip.frames, edges, grid)
+        pairs = joined(without_guesses(pairs), learned)
+
+    _log.info("stage 1: depth, poses and intrinsics by GA, CMA and CTS")
     weights = config.align
-    if not with_parallax.any():  # GA's weights are then so small that CTS would straighten a turning camera
+    if network is None and not with_parallax.any():  # GA weighs so little that CTS would straighten any path
         weights = replace(weights, weight_cma=0.0, weight_cts=0.0)
     known = None if clip.intrinsics is None else grid.intrinsics(clip.intrinsics)
     stage_1 = align(
         pairs,
         flows=grid_flows,
+        flow_edges=edges,
         motion_masks=grid_masks,
         flow_valid=grid.sample(valid),
         intrinsics=known,
         config=weights,
     )
-    # What no pair measured has wandered under Adam: guess it anew, from the measured depth around and below it.
-    scale = stage_1.depth.flatten(1).median(dim=1).values[:, None, None]
-    measured = stage_1.confidence > config.measured_confidence
-    filled = stand_on_ground(fill_holes(stage_1.depth / scale, measured), grid_masks, measured)
-    stage_1 = replace(stage_1, depth=scale * filled)
+    if network is None:
+        stage_1 = replace(stage_1, depth=_guess_unmeasured(stage_1, grid_masks, config.measured_confidence))
 
     _log.info("stage 2: depth by PTS")
     grid_tracks = replace(tracks, uv=grid.to_grid(tracks.uv))
@@ -150,6 +161,15 @@ def reconstruct(clip: Clip, config: ReconstructConfig = ReconstructConfig()) -> 
         losses=stage_2.losses,
         clip=clip,
     )
+
+
+def _guess_unmeasured(
+    stage_1: Alignment, moving: Bool[Tensor, "t h w"], measured_confidence: float
+) -> Float[Tensor, "t h w"]:
+    """What no pair measured has wandered under Adam: depth from the measured depth around and below it instead."""
+    scale = stage_1.depth.flatten(1).median(dim=1).values[:, None, None]
+    measured = stage_1.confidence > measured_confidence
+    return scale * stand_on_ground(fill_holes(stage_1.depth / scale, measured), moving, measured)
 
 
 def _check_clip(clip: Clip) -> None:

@@ -1,5 +1,6 @@
 """Scores: evo as the oracle for paths, hand-worked cases for the rest."""
 
+import json
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from evo.tools import file_interface
 
 from c4d_nb.camera import pose
 from c4d_nb.errors import InputError
-from c4d_nb.metrics import dynamic_accuracy, motion_iou, trajectory_errors, video_depth
+from c4d_nb.metrics import dynamic_accuracy, motion_iou, tap_vid, trajectory_errors, video_depth
 
 
 def path(generator, t=20):
@@ -212,3 +213,83 @@ def test_accuracy_without_dynamic_cases_has_no_balance():
 @pytest.mark.parametrize("shape", [(6,), (2, 3), (1, 2, 3)])
 def test_accuracy_takes_any_shape(shape):
     assert dynamic_accuracy(torch.ones(shape).bool(), torch.ones(shape).bool())["d_acc"] == 1
+
+
+NAMES = {"occlusion_accuracy": "oa", "average_jaccard": "aj", "average_pts_within_thresh": "delta_avg"}
+NAMES |= {f"pts_within_{px}": f"delta_{px}" for px in (1, 2, 4, 8, 16)}
+NAMES |= {f"jaccard_{px}": f"jaccard_{px}" for px in (1, 2, 4, 8, 16)}
+
+
+@pytest.mark.parametrize("mode", ["first", "strided"])
+def test_tracks_against_the_published_scores(shared_vectors, mode):
+    with np.load(shared_vectors / "tapvid_metrics.npz") as file:
+        vectors = {name: torch.from_numpy(file[name]) for name in file if name != "expected"}
+        expected = json.loads(str(file["expected"]))[mode]
+    for clip in range(3):
+        found = tap_vid(
+            vectors["pred_tracks"][clip].transpose(0, 1),
+            ~vectors["pred_occluded"][clip].T,
+            uv_true=vectors["gt_tracks"][clip].transpose(0, 1),
+            visible_true=~vectors["gt_occluded"][clip].T,
+            query_frame=vectors[f"query_points_{mode}"][clip, :, 0].long(),
+            mode=mode,
+        )
+        assert found == pytest.approx({NAMES[name]: values[clip] for name, values in expected.items()}, abs=1e-6)
+
+
+def tracked(errors_px, visible, visible_true, **options):
+    """Scores of one point whose query is in frame 0, of which nothing counts in mode "first"."""
+    uv_true = torch.tensor([30.0, 40]).expand(1 + len(errors_px), 1, 2)
+    uv = uv_true + torch.tensor([99.0, *errors_px])[:, None, None] * torch.tensor([0.6, 0.8])
+    flags = [torch.tensor([True, *(bool(x) for x in of)])[:, None] for of in (visible, visible_true)]
+    asked = {"query_frame": torch.tensor([0]), "mode": "first"} | options
+    return tap_vid(uv, flags[0], uv_true=uv_true, visible_true=flags[1], **asked)
+
+
+def test_tracks_by_hand():
+    """Seen at 0.5, 3 and 20 px and one missed at 3 px; two hidden, of which one is called visible."""
+    scores = tracked([0.5, 3, 20, 3, 0, 0], visible=[1, 1, 1, 0, 0, 1], visible_true=[1, 1, 1, 1, 0, 0])
+    assert scores["oa"] == pytest.approx(4 / 6)
+    assert [scores[f"delta_{px}"] for px in (1, 2, 4, 8, 16)] == pytest.approx([1 / 4, 1 / 4, 3 / 4, 3 / 4, 3 / 4])
+    assert scores["delta_avg"] == pytest.approx((2 * 1 / 4 + 3 * 3 / 4) / 5)
+    # 1 px: one hit of 4 seen; false positives are the two far ones and the hidden one. 4 px: two hits, two false ones.
+    assert scores["jaccard_1"] == pytest.approx(1 / 7)
+    assert scores["jaccard_4"] == pytest.approx(2 / 6)
+    assert scores["aj"] == pytest.approx((2 * 1 / 7 + 3 * 2 / 6) / 5)
+
+
+def test_thresholds_are_strict():
+    scores = tracked([4.0], visible=[1], visible_true=[1])
+    assert (scores["delta_4"], scores["delta_8"]) == (0, 1)
+
+
+def test_a_perfect_tracker():
+    scores = tracked([0, 0, 0], visible=[1, 0, 1], visible_true=[1, 0, 1])
+    assert set(scores.values()) == {1.0}
+
+
+def test_frames_before_the_query_count_in_one_mode_only():
+    asked = {"query_frame": torch.tensor([2])}
+    scores = {m: tracked([9, 0, 0], [1, 1, 1], [1, 1, 1], mode=m, **asked) for m in ("first", "strided")}
+    assert scores["first"]["delta_8"] == 1
+    assert scores["strided"]["delta_8"] == pytest.approx(1 / 3)  # frame 0 is 99 px off, frame 1 is 9 px off
+
+
+def test_errors_are_those_of_a_frame_of_256():
+    small, square = (tracked([3], [1], [1], size=(side, side)) for side in (128, 256))
+    assert (square["delta_4"], small["delta_4"], small["delta_8"]) == (1, 0, 1)
+    wide = tracked([5], [1], [1], size=(256, 512))  # (3, 4) px, which is (1.5, 4)
+    assert (wide["delta_4"], wide["delta_8"]) == (0, 1)
+
+
+def test_tracks_without_any_frame_to_count_have_no_score():
+    scores = tracked([], visible=[], visible_true=[])
+    assert all(math.isnan(score) for score in scores.values())
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_tracks_that_cannot_be_scored():
+    with pytest.raises(InputError, match="mode: expected 'first' or 'strided', but it is 'last'"):
+        tracked([1], [1], [1], mode="last")
+    with pytest.raises(InputError, match=r"query_frame: expected 0 to 1, but it is \[2\]"):
+        tracked([1], [1], [1], query_frame=torch.tensor([2]))

@@ -55,7 +55,7 @@ def sample_scene(
     rng = np.random.default_rng(stream)
     for _ in range(ATTEMPTS):
         scene = _draw(rng, split, case, size, frames, images)
-        if _camera_is_clear(scene) and (case is None or _shows(scene, case)):
+        if camera_is_clear(scene) and (case is None or _shows(scene, case)):
             return scene
     raise RuntimeError(f"no scene of seed {seed} shows the case {case} after {ATTEMPTS} attempts")
 
@@ -81,7 +81,7 @@ def _draw(
     )
 
 
-def _camera_is_clear(scene: Scene) -> bool:
+def camera_is_clear(scene: Scene) -> bool:
     """Whether the camera stays out of every body's sphere."""
     center = scene.world_from_cam[:, :3, 3]
     reach = torch.tensor([body.radius_m + CLEARANCE_M for body in scene.bodies])

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from c4d_nb.camera import pixel_grid
 from c4d_nb.errors import InputError
 from c4d_nb.pointmaps.heads import DPTHead, LinearHead
 from c4d_nb.pointmaps.transformer import DecoderBlock, EncoderBlock, layer_norm, rotary_table
@@ -37,6 +38,11 @@ class DUSt3RConfig:
     decoder: tuple[int, int, int] = (768, 12, 12)
     patch: int = 16
     """Side of the square that becomes a token, px."""
+    long_side: int = 512
+    """Longer side of the images it was trained on, px: others it sees less well."""
+    coordinates: bool = False
+    """Whether patches are told where they lie: two channels beside RGB, x and y over half the longer side, 0 in the
+    middle. The published networks work it out from rotary positions, which a small training would spend long on."""
 
     def __post_init__(self) -> None:
         if self.head not in ("linear", "dpt"):
@@ -58,6 +64,8 @@ VITL_DPT = DUSt3RConfig("dpt")
 """DUSt3R 512 DPT and MonST3R: 577.8 M values."""
 VITL_LINEAR = DUSt3RConfig("linear")
 """DUSt3R 224 and 512 linear."""
+SMALL = DUSt3RConfig("linear", encoder=(128, 8, 4), decoder=(128, 4, 4), long_side=256, coordinates=True)
+"""The one that ships: 4.1 M values."""
 
 
 class DUSt3R(nn.Module):
@@ -71,7 +79,8 @@ class DUSt3R(nn.Module):
         self.config = config
         width, depth, heads = config.encoder
         self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, width, config.patch, stride=config.patch)
+        channels = 5 if config.coordinates else 3
+        self.patch_embed.proj = nn.Conv2d(channels, width, config.patch, stride=config.patch)
         self.enc_blocks = nn.ModuleList(EncoderBlock(width, heads) for _ in range(depth))
         self.enc_norm = layer_norm(width)
         dec_width, dec_depth, dec_heads = config.decoder
@@ -109,6 +118,8 @@ class DUSt3R(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"images: expected a shape of (b, 3, h, w), but it is {tuple(images.shape)}")
         rows, columns = self._grid("images", tuple(images.shape[-2:]))
+        if self.config.coordinates:
+            images = _with_coordinates(images)
         tokens = self.patch_embed.proj(images.to(self.patch_embed.proj.weight)).flatten(2).transpose(1, 2)
         width, _, heads = self.config.encoder
         rotary = rotary_table(rows, columns, width // heads, like=tokens)
@@ -165,6 +176,12 @@ class DUSt3R(nn.Module):
             raise InputError(
                 f"tokens_2: expected the shape of tokens_1, {tuple(tokens_1.shape)}, but it is {tuple(tokens_2.shape)}"
             )
+
+
+def _with_coordinates(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 5 h w"]:
+    b, _, h, w = images.shape
+    uv = pixel_grid(h, w, like=images) - images.new_tensor([(w - 1) / 2, (h - 1) / 2])
+    return torch.cat([images, (2 / max(h, w) * uv).permute(2, 0, 1).expand(b, 2, h, w)], dim=1)
 
 
 def _middle_layers(depth: int) -> tuple[int, int]:

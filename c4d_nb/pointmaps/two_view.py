@@ -4,7 +4,7 @@ The weight-free stand-in for DUSt3R, with the same result, ``PairPointmaps``. It
 without parallax a pair has a rotation but no depth, and says so by its confidence.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -76,6 +76,18 @@ def two_view_pointmaps(
     n_from_m = pose(m_from_n[back, :3, :3], m_from_n[back, :3, 3] / scale[:, None])
     xyz_2 = transform(n_from_m, xyz[back].flatten(1, 2)).reshape(xyz.shape)
     return PairPointmaps(edges=edges, xyz_1=xyz, xyz_2=xyz_2, conf_1=confidence, conf_2=confidence[back])
+
+
+def without_guesses(pairs: PairPointmaps) -> PairPointmaps:
+    """The pairs with parallax; what was not triangulated in them has confidence 1, that is no weight."""
+    keep = (pairs.conf_1 > FLAT_CONFIDENCE).flatten(1).any(dim=1)
+    conf_1, conf_2 = (torch.where(c[keep] > FLAT_CONFIDENCE, c[keep], 1.0) for c in (pairs.conf_1, pairs.conf_2))
+    return PairPointmaps(pairs.edges[keep], pairs.xyz_1[keep], pairs.xyz_2[keep], conf_1, conf_2)
+
+
+def joined(a: PairPointmaps, b: PairPointmaps) -> PairPointmaps:
+    """All pairs of both; an edge that is in both is there twice."""
+    return PairPointmaps(*(torch.cat([getattr(a, f.name), getattr(b, f.name)]) for f in fields(PairPointmaps)))
 
 
 def triangulate(

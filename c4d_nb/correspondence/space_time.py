@@ -1,0 +1,123 @@
+"""Attention over tracks: along each in time, and among those of a frame by way of virtual ones; what tokens know of
+space and time.
+
+Full attention among n tracks costs n^2; virtual tracks (Karaev et al., CoTracker, ECCV 2024) are few
+learned tokens a frame that listen to all tracks, talk to each other, and tell all tracks: it costs n.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+PLACE_BANDS = 4
+
+
+class Attention(nn.Module):
+    """From each token of ``x`` to all of ``memory``."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "b n c"], memory: Float[Tensor, "b m c"]) -> Float[Tensor, "b n c"]:
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query(x), *self.key_value(memory).chunk(2, dim=-1))
+        )
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
+
+
+class Block(nn.Module):
+    """Attention, then a two-layer network for each token, both pre-norm."""
+
+    def __init__(self, width: int, heads: int, *, mlp_ratio: int) -> None:
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
+
+    def forward(
+        self, x: Float[Tensor, "b n c"], memory: Float[Tensor, "b m c"] | None = None
+    ) -> Float[Tensor, "b n c"]:
+        """Self-attention without a ``memory``."""
+        normed = self.norm_1(x)
+        x = x + self.attention(normed, normed if memory is None else memory)
+        return x + self.mlp(self.norm_2(x))
+
+
+class SpaceTimeBlock(nn.Module):
+    """Time: each track, real or virtual, by itself. Space: each frame by itself, by way of the virtual tracks."""
+
+    def __init__(self, width: int, heads: int, *, mlp_ratio: int) -> None:
+        super().__init__()
+        self.time, self.gather, self.among_virtual, self.spread = (
+            Block(width, heads, mlp_ratio=mlp_ratio) for _ in range(4)
+        )
+        self.norm_tracks = nn.LayerNorm(width)
+        self.norm_virtual = nn.LayerNorm(width)
+
+    def forward(
+        self, tracks: Float[Tensor, "b n t c"], virtual: Float[Tensor, "b v t c"]
+    ) -> tuple[Float[Tensor, "b n t c"], Float[Tensor, "b v t c"]]:
+        batch = len(tracks)
+        tracks, virtual = (
+            self.time(x.flatten(0, 1)).unflatten(0, (batch, -1)).transpose(1, 2).flatten(0, 1)
+            for x in (tracks, virtual)
+        )  # (b t) n c
+        virtual = self.among_virtual(self.gather(virtual, self.norm_tracks(tracks)))
+        tracks = self.spread(tracks, self.norm_virtual(virtual))
+        return tuple(x.unflatten(0, (batch, -1)).transpose(1, 2) for x in (tracks, virtual))
+
+
+class SpaceTimeTransformer(nn.Module):
+    """Alternating attention over time and space. It does not depend on the order of the tracks."""
+
+    def __init__(self, width: int, *, depth: int, heads: int, mlp_ratio: int, virtual: int) -> None:
+        super().__init__()
+        self.virtual = nn.Parameter(torch.randn(virtual, 1, width))
+        self.blocks = nn.ModuleList(SpaceTimeBlock(width, heads, mlp_ratio=mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tracks: Float[Tensor, "b n t c"]) -> Float[Tensor, "b n t c"]:
+        """Tokens of n tracks in t frames, numbered from the first of the window on, to as many."""
+        batch, _, frames, width = tracks.shape
+        code = time_code(frames, width, like=tracks)
+        tracks = tracks + code
+        virtual = (self.virtual + code).expand(batch, -1, -1, -1)
+        for block in self.blocks:
+            tracks, virtual = block(tracks, virtual)
+        return self.norm(tracks)
+
+
+def time_code(frames: int, width: int, *, like: Tensor) -> Float[Tensor, "t c"]:
+    """Sines and cosines of the frame's number (Vaswani et al., 2017), periods from 6 to 600 frames."""
+    exponent = torch.arange(width // 2, device=like.device, dtype=torch.float32) / (width // 2)
+    number = torch.arange(frames, device=like.device, dtype=torch.float32)
+    return fourier_code(number[:, None], 100.0**-exponent).to(like.dtype)
+
+
+def displacement_code(uv: Float[Tensor, "b n t 2"], bands: int) -> Float[Tensor, "b n t c"]:
+    """Fourier code of the way to the next and to the previous frame, px; 0 beyond the window's ends."""
+    step = uv.diff(dim=2)
+    none = torch.zeros_like(uv[:, :, :1])
+    ways = torch.cat([torch.cat([step, none], dim=2), torch.cat([none, -step], dim=2)], dim=-1)
+    return fourier_code(ways, 2.0 ** -torch.arange(bands, dtype=uv.dtype, device=uv.device))
+
+
+def place_code(uv: Float[Tensor, "b n t 2"], size: tuple[int, int]) -> Float[Tensor, "b n t c"]:
+    """Fourier code of the place in the frame, from the middle, in halves of the longer side."""
+    height, width = size
+    middle = uv.new_tensor([(width - 1) / 2, (height - 1) / 2])
+    frequencies = torch.pi / 2 * 2.0 ** torch.arange(PLACE_BANDS, dtype=uv.dtype, device=uv.device)
+    return fourier_code((uv - middle) / (max(size) / 2), frequencies)
+
+
+def fourier_code(values: Float[Tensor, "*b d"], frequencies: Float[Tensor, "f"]) -> Float[Tensor, "*b c"]:
+    """Sine and cosine of every value at every frequency (radians a unit): c = 2 d f."""
+    angles = (values[..., None] * frequencies).flatten(-2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
