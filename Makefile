@@ -2,6 +2,7 @@
 # make test: everything that is tested, notebooks included; CI runs exactly this.
 # make lab:  JupyterLab on the notebooks.
 # make clips: the shipped clips anew, from their seeds (data/README.md); make sheet: 24 others, in one picture.
+# make weights: the shipped weights anew; make pointmap-scores: how right they are.
 # Each makes .venv first and installs what it needs. PYTHON chooses the interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CLIP := data/movi_e.npz
 
-.PHONY: demo test lab scores clips sheet lint notebooks clean
+.PHONY: demo test lab scores clips sheet weights pointmap-scores lint notebooks clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m c4d_nb $(CLIP) --out out/demo
@@ -41,6 +42,18 @@ clips: $(INSTALLED)
 sheet: $(INSTALLED)
 	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --seeds 100:108 --out out/sheet || exit 1; done
 	$(BIN)/python -m c4d_nb.show.sheet out/sheet --out out/sheet.png
+
+# The weights that ship, from nothing: two to three hours on two cores. Each line goes on where it was interrupted.
+weights: $(INSTALLED)
+	$(BIN)/python -m c4d_nb.kubric.takes --seeds 0:1500 --size 128 --out out/static128
+	$(BIN)/python -m c4d_nb.kubric.takes --seeds 0:12 --subset validation --takes 4 --size 128 --out out/validation128
+	$(BIN)/python -m c4d_nb.pointmaps.training out/static128 --validation out/validation128 --out out/pointmaps
+	cp out/pointmaps/model.safetensors data/pointmaps.safetensors
+
+# Pointmaps of held-out static clips: the shipped weights beside two-view geometry and constant depth.
+pointmap-scores: $(INSTALLED)
+	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --case static --seeds 500:504 --out out/held-out || exit 1; done
+	$(BIN)/python -m c4d_nb.pointmaps.evaluation out/held-out
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -47,6 +47,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K",
         help="known: fx,fy,cx,cy or a file with a 3x3 matrix, in original pixels",
     )
+    parser.add_argument(
+        "--pointmaps",
+        default="small",
+        metavar="NAME",
+        help="network: small (shipped, default), dust3r_512_dpt, monst3r_512_dpt, ..., a path, or two_view for none",
+    )
     parser.add_argument("--true-masks", metavar="DIR", help="folder of true motion masks, to score against")
     parser.add_argument("--seed", type=int, default=0, help="of the random query points (default 0)")
     return parser

@@ -80,9 +80,9 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
         raise InputError(f"path: cannot write {path} ({error.strerror})") from error
     partial = Path(name)
     try:
-        os.fchmod(handle, 0o666 & ~_umask())
         os.close(handle)
         yield partial
+        partial.chmod(0o666 & ~_umask())  # only now: some writers put a file of their own there
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -14,10 +14,13 @@ from c4d_nb.archive import atomic_folder
 from c4d_nb.clip import Clip, load_clip
 from c4d_nb.errors import InputError
 from c4d_nb.metrics import motion_iou, score_table
+from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.reconstruct import ReconstructConfig, reconstruct
 from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.show.figures import camera_path, overview, time_slice
 from c4d_nb.show.viewer import write_viewer
+
+TWO_VIEW = "two_view"
 
 
 def run(options: argparse.Namespace) -> dict[str, float]:
@@ -32,13 +35,24 @@ def run(options: argparse.Namespace) -> dict[str, float]:
             intrinsics=None if options.intrinsics is None else parse_intrinsics(options.intrinsics),
         )
         true_masks = None if options.true_masks is None else _load_masks(options, clip)
-        result = reconstruct(clip, ReconstructConfig(seed=options.seed))
+        result = reconstruct(clip, ReconstructConfig(seed=options.seed), network=_load_network(options.pointmaps))
         write_outputs(result, folder)
     scores = {} if clip.truth is None else score_table(result, clip.truth)
     if true_masks is not None:
         masks = clip.original.mask_to_original(result.motion_mask)
         scores["motion mask IoU (original px)"] = motion_iou(masks, true_masks)
     return scores
+
+
+def _load_network(name: str) -> DUSt3R | None:
+    """In half the precision on a GPU, where there is one."""
+    if name == TWO_VIEW:
+        return None
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    try:
+        return DUSt3R.from_checkpoint(name, device=device, dtype=dtype)
+    except InputError as error:
+        raise InputError(f"pointmaps: {error}") from error
 
 
 def write_outputs(result: Reconstruction, folder: Path) -> None:

@@ -4,10 +4,10 @@ import logging
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from c4d_nb.alignment import AlignConfig, Alignment, RefineConfig, align, refine_depth
+from c4d_nb.alignment import AlignConfig, RefineConfig, align, refine_depth
 from c4d_nb.camera import pinhole, transform, unproject
 from c4d_nb.clip import Clip, check_intrinsics
 from c4d_nb.correspondence.flow import estimate_flows
@@ -22,7 +22,7 @@ from c4d_nb.pointmaps.grid import PixelGrid
 from c4d_nb.pointmaps.inference import pointmaps_on_grid
 from c4d_nb.pointmaps.relative_pose import estimate_focal_ratio, pair_matches
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
-from c4d_nb.pointmaps.two_view import FLAT_CONFIDENCE, TwoViewConfig, joined, two_view_pointmaps, without_guesses
+from c4d_nb.pointmaps.two_view import FLAT_CONFIDENCE, TwoViewConfig, filled_by_network, two_view_pointmaps
 from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.smoothing import lift_tracks, smooth_pointmaps
 
@@ -52,6 +52,9 @@ class ReconstructConfig:
     """Focal length over the longer image side, as far as the video itself does not tell; stage 1 refines it."""
     measured_confidence: float = 2.0
     """Below it depth is a guess: blended from measured surroundings, or a mover's from the ground it stands on."""
+    triangulate: bool = True
+    """Whether pixels with parallax take their triangulated place in the pairs; otherwise a network's pairs are aligned
+    as they are, as in the paper."""
     alignment_long_side: int = 96
     """Alignment works on every s-th pixel, s odd, so that the longer side has at most this many."""
     align: AlignConfig = field(default_factory=AlignConfig)
@@ -65,9 +68,9 @@ def reconstruct(
 ) -> Reconstruction:
     """Camera, depth, motion masks and tracks of a clip. Every step shows its progress.
 
-    Without a ``network`` nothing is learned: depth comes from triangulation alone. A pointmap network's pairs are
-    aligned beside the triangulated ones, each weighed by its confidence; the network knows the shape of what was not
-    triangulated, of movers for one.
+    Without a ``network`` nothing is learned: depth comes from triangulation alone. A pointmap network tells
+    the depth of what is not triangulated, of everything where the camera only turns. Movers are set on the ground below
+    them.
 
     Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that
     moves. A camera that only turns, or stands still before a moving object, gives poses and masks, but its depth is a
@@ -109,12 +112,11 @@ def reconstruct(
     pairs = two_view_pointmaps(
         grid_flows, grid.sample(static), edges, grid.intrinsics(intrinsics[0]), TwoViewConfig(noise_px=noise_px)
     )
-
     with_parallax = (pairs.conf_1 > FLAT_CONFIDENCE).flatten(1).any(dim=1)
     if network is not None:
-        _log.info("pair pointmaps: the network's")
+        _log.info("pair pointmaps: what the network sees")
         learned = pointmaps_on_grid(network, clip.frames, edges, grid)
-        pairs = joined(without_guesses(pairs), learned)
+        pairs = filled_by_network(pairs, learned) if config.triangulate else learned
 
     _log.info("stage 1: depth, poses and intrinsics by GA, CMA and CTS")
     weights = config.align
@@ -130,8 +132,12 @@ def reconstruct(
         intrinsics=known,
         config=weights,
     )
-    if network is None:
-        stage_1 = replace(stage_1, depth=_guess_unmeasured(stage_1, grid_masks, config.measured_confidence))
+    measured = stage_1.confidence > config.measured_confidence
+    scale = stage_1.depth.flatten(1).median(dim=1).values[:, None, None]
+    depth = stage_1.depth / scale
+    if network is None:  # what no pair measured has wandered under Adam
+        depth = fill_holes(depth, measured)
+    stage_1 = replace(stage_1, depth=scale * stand_on_ground(depth, grid_masks, measured))
 
     _log.info("stage 2: depth by PTS")
     grid_tracks = replace(tracks, uv=grid.to_grid(tracks.uv))
@@ -161,15 +167,6 @@ def reconstruct(
         losses=stage_2.losses,
         clip=clip,
     )
-
-
-def _guess_unmeasured(
-    stage_1: Alignment, moving: Bool[Tensor, "t h w"], measured_confidence: float
-) -> Float[Tensor, "t h w"]:
-    """What no pair measured has wandered under Adam: depth from the measured depth around and below it instead."""
-    scale = stage_1.depth.flatten(1).median(dim=1).values[:, None, None]
-    measured = stage_1.confidence > measured_confidence
-    return scale * stand_on_ground(fill_holes(stage_1.depth / scale, measured), moving, measured)
 
 
 def _check_clip(clip: Clip) -> None:

@@ -39,6 +39,13 @@ def test_hash_and_recipe_are_those_of_the_card(name):
     assert (recipe.split, recipe.subset, recipe.seed, recipe.case) == (name, "validation", int(seed), case)
 
 
+def test_weights_are_those_of_the_card():
+    path = DATA / "pointmaps.safetensors"
+    digest, size = re.search(r"\| `pointmaps\.safetensors` \| `(\w+)` \| ([\d,]+) \|", CARD).groups()
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert int(size.replace(",", "")) == path.stat().st_size
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_are_what_rays_hit(name):
     """Segmentation exactly, depth to the bound that is stored beside it."""

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -156,6 +157,77 @@ def test_gradients_reach_every_parameter_in_use() -> None:
     sum(values.log().mean() for values in model(images(32, 32, seed=4), images(32, 32, seed=5))[1::2]).backward()
     unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     assert all(".refinenet4.resConfUnit1." in name for name in unused)
+
+
+# A network that is told where patches lie
+
+TOLD = DUSt3RConfig("linear", encoder=(96, 2, 6), decoder=(64, 1, 4), long_side=48, coordinates=True)
+
+
+def test_patches_are_told_where_they_lie() -> None:
+    """Beside RGB come x and y over half the longer side, 0 in the middle."""
+    model, image = filled(DUSt3R(TOLD)), images(32, 48, seed=1)
+    seen = []
+    model.patch_embed.proj.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    with torch.inference_mode():
+        model.encode(image)
+    assert seen[0].shape == (1, 5, 32, 48)
+    assert torch.equal(seen[0][:, :3], image)
+    torch.testing.assert_close(seen[0][0, 3], ((torch.arange(48) - 23.5) / 24).expand(32, 48))
+    torch.testing.assert_close(seen[0][0, 4], ((torch.arange(32) - 15.5) / 24)[:, None].expand(32, 48))
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_only_coordinates_tell_where_a_picture_lies(told) -> None:
+    """All patches alike: rotary positions are relative, so that every token is the same unless it is told its place."""
+    model = filled(DUSt3R(replace(TOLD, coordinates=told)))
+    patch = images(16, 16, seed=1)
+    with torch.inference_mode():
+        tokens = model.encode(patch.repeat(1, 1, 2, 3))[0]
+    difference = (tokens - tokens[:1]).abs().max()
+    assert difference > 1e-2 if told else difference < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_own_checkpoints_keep_their_whole_config(tmp_path, caplog, dtype) -> None:
+    """Heads, the size of the training's images and coordinates included, with no config.json beside."""
+    checkpoints._tell_licence.cache_clear()
+    model = filled(DUSt3R(TOLD))
+    path = checkpoints.save_dust3r(model, tmp_path / "own.safetensors", dtype=dtype, licence="Apache-2.0")
+    found = DUSt3R.from_checkpoint(path)
+    assert found.config == TOLD
+    assert not caplog.records
+    assert {values.dtype for values in found.state_dict().values()} == {torch.float32}
+    for name, values in model.state_dict().items():
+        assert torch.equal(found.state_dict()[name], values.to(dtype).float())
+
+
+def test_dpt_checkpoints_of_our_own(small, tmp_path) -> None:
+    """Tensors that have two names are written once."""
+    path = checkpoints.save_dust3r(small["dpt"], tmp_path / "own.safetensors")
+    found = DUSt3R.from_checkpoint(path)
+    assert found.config == small["dpt"].config
+    assert_same_parameters(found, small["dpt"])
+
+
+def test_small_is_the_file_beside_the_package(tmp_path, monkeypatch) -> None:
+    root = Path(__file__).resolve().parent.parent
+    assert checkpoints.SHIPPED["small"].resolve() == root / "data" / "pointmaps.safetensors"
+    path = tmp_path / "pointmaps.safetensors"
+    monkeypatch.setitem(checkpoints.SHIPPED, "small", path)
+    with pytest.raises(InputError, match=r"name_or_path: expected .* but it is small"):
+        DUSt3R.from_checkpoint("small")
+    checkpoints.save_dust3r(filled(DUSt3R(TOLD)), path, licence="Apache-2.0")
+    assert DUSt3R.from_checkpoint("small").config == TOLD
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("DUSt3R_ViTLarge_BaseDecoder_224_linear", 224), ("DUSt3R_ViTLarge_BaseDecoder_512_linear", 512)]
+)
+def test_size_of_the_images_of_published_networks(small, tmp_path, name, side) -> None:
+    """Their files do not say it."""
+    (tmp_path / name).mkdir()
+    assert DUSt3R.from_checkpoint(saved(small["linear"], tmp_path / name)).config.long_side == side
 
 
 # What cannot be used
@@ -316,12 +388,10 @@ def test_without_network_or_cache(tmp_path, monkeypatch) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize(("package", "path"), [("safetensors", "folder"), ("huggingface_hub", "dust3r_512_dpt")])
-def test_without_the_extra(small, tmp_path, monkeypatch, package, path) -> None:
-    folder = saved(small["linear"], tmp_path)
-    monkeypatch.setitem(sys.modules, package, None)
+def test_without_the_extra(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match=r'pip install "c4d_nb\[weights\]"'):
-        DUSt3R.from_checkpoint(folder if path == "folder" else path)
+        DUSt3R.from_checkpoint("dust3r_512_dpt")
 
 
 def test_downloads_are_checked_against_the_hubs_record(small, tmp_path, monkeypatch) -> None:

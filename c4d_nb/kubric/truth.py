@@ -45,6 +45,15 @@ def truth_flow(truth: Truth, *, backward: bool = False) -> Float[Tensor, "t_minu
     return torch.stack(flow).to(truth.depth) if flow else truth.depth.new_zeros(0, *source_uv.shape)
 
 
+def points_at_time(truth: Truth, frame: int, time: int) -> Float[Tensor, "h w 3"]:
+    """Where the surface that each pixel of ``frame`` sees was, or will be, in frame ``time``: in the world, in metres."""
+    world_from_obj = object_poses(truth)
+    then_from_now = world_from_obj[:, time] @ invert(world_from_obj[:, frame]) @ truth.world_from_cam[frame].double()
+    xyz_cam = truth.depth[frame].double()[..., None] * rays(truth.intrinsics[frame].double(), sample_positions(truth))
+    moved = transform(then_from_now[truth.segmentation[frame].long()], xyz_cam[..., None, :])
+    return moved[..., 0, :].to(truth.depth)
+
+
 def object_coordinates(truth: Truth) -> Float[Tensor, "t h w 3"]:
     """Where in its object's box a pixel's surface point lies: 0 at the lowest corner, 1 at the highest; Kubric's layer
     of that name. 0 on the background."""

@@ -64,7 +64,7 @@ VITL_DPT = DUSt3RConfig("dpt")
 """DUSt3R 512 DPT and MonST3R: 577.8 M values."""
 VITL_LINEAR = DUSt3RConfig("linear")
 """DUSt3R 224 and 512 linear."""
-SMALL = DUSt3RConfig("linear", encoder=(128, 8, 4), decoder=(128, 4, 4), long_side=256, coordinates=True)
+SMALL = DUSt3RConfig("linear", encoder=(128, 8, 4), decoder=(128, 4, 4), long_side=128, coordinates=True)
 """The one that ships: 4.1 M values."""
 
 

@@ -42,7 +42,8 @@ def point_errors(clip: Clip, methods: dict[str, Method]) -> tuple[Int[Tensor, "e
     edges = sliding_window_graph(len(clip))
     grid = PixelGrid.within(clip.size, GRID_LONG_SIDE)
     xyz_1, xyz_2 = true_pointmaps(clip, edges, grid)
-    valid_1, valid_2 = (torch.isfinite(xyz).all(dim=-1) & (xyz != 0).any(dim=-1) for xyz in (xyz_1, xyz_2))
+    depth = grid.sample(clip.truth.depth)
+    valid_1, valid_2 = (torch.isfinite(depth) & (depth > 0))[edges.T]
     errors = {}
     for name, method in methods.items():
         found = method(clip, edges, grid)
@@ -93,7 +94,12 @@ def error_table(clips: list[Path], network: DUSt3R) -> dict[str, dict[str, float
     }
     apart, errors = [], {name: [] for name in methods}
     for path in tqdm(clips, desc="clips", unit="clip"):
-        edges, found = point_errors(load_clip(path), methods)
+        clip = load_clip(path)
+        if clip.truth is None or any(
+            x is None for x in (clip.truth.depth, clip.truth.world_from_cam, clip.truth.intrinsics)
+        ):
+            raise InputError(f"clips: expected clips with depth, poses and intrinsics, but {path} lacks some")
+        edges, found = point_errors(clip, methods)
         apart.append((edges[:, 0] - edges[:, 1]).abs())
         for name, values in found.items():
             errors[name].append(values)

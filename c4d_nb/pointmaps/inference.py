@@ -44,7 +44,7 @@ def predict_pointmaps(
     size_mb = len(edges) * kept[0] * kept[1] * 8 * STORED.itemsize / 1e6
     _log.info("pointmaps of %d pairs of %dx%d px take %.0f MB", len(edges), kept[1], kept[0], size_mb)
     maps = [torch.empty(len(edges), *kept, *c, dtype=STORED) for c in ((3,), (3,), (), ())]
-    order = _directions_together(edges)
+    order, limits = _directions_together(edges), torch.finfo(STORED)
     with torch.inference_mode():
         tokens = encode_frames(model, frames, batch_size=batch_size)
         for batch in tqdm(order.split(batch_size), desc="pointmaps", unit="batch", leave=False):
@@ -54,7 +54,7 @@ def predict_pointmaps(
             for stored, part in zip(maps, parts, strict=True):
                 if at is not None:
                     part = part[:, at[..., 1], at[..., 0]]
-                stored[batch] = part.clamp(max=torch.finfo(STORED).max).to(STORED).cpu()
+                stored[batch] = part.clamp(limits.min, limits.max).to(STORED).cpu()
     return PairPointmaps(edges, *maps)
 
 

@@ -33,6 +33,8 @@ def regression_error(
     valid_2: Bool[Tensor, "b h w"],
 ) -> tuple[Float[Tensor, "b h w"], Float[Tensor, "b h w"]]:
     """Euclidean distance of prediction and truth, each in its own unit of length, equation 2; 0 where invalid."""
+    predicted_1 = torch.where(valid_1[..., None], predicted_1, 0.0)  # or a NaN there would be in all gradients
+    predicted_2 = torch.where(valid_2[..., None], predicted_2, 0.0)
     predicted_unit = mean_distance(predicted_1, predicted_2, valid_1, valid_2)[:, None, None, None]
     unit = mean_distance(xyz_1, xyz_2, valid_1, valid_2)[:, None, None, None]
     return (
@@ -53,8 +55,8 @@ def confidence_loss(
 ) -> Float[Tensor, ""]:
     """Equation 4: confidence x error - alpha log confidence, the mean over the valid pixels of both views, then over
     the pairs that have any. It is least at confidence = alpha / error, where that is above 1."""
-    error, confidence = _both(error_1, error_2), _both(conf_1, conf_2)
     valid = _both(valid_1, valid_2)
+    error, confidence = _both(error_1, error_2), torch.where(valid, _both(conf_1, conf_2), 1.0)
     return _mean_of_pairs(_mean(confidence * error - alpha * confidence.log(), valid), valid)
 
 

@@ -10,14 +10,13 @@ import argparse
 import json
 import logging
 import math
-import pickle
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -46,13 +45,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe. The default is the CPU's; a GPU affords more steps, larger batches and a larger network."""
+    """The recipe; the default is that of the weights that ship, a CPU's hour or two."""
 
     network: DUSt3RConfig = SMALL
-    steps: int = 10_000
-    batch_size: int = 16
+    steps: int = 3100
+    batch_size: int = 8
     """Of all processes together. Every pair is decoded in both directions."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     warmup: float = 0.05
     """Share of the steps in which the rate rises linearly; it falls to zero along a cosine."""
     weight_decay: float = 0.05
@@ -60,7 +59,7 @@ class TrainConfig:
     max_gradient_norm: float = 1.0
     save_every: int = 100
     """Steps after which a kill loses nothing of what was before."""
-    validate_every: int = 500
+    validate_every: int = 250
     validation_pairs: int = 64
     seed: int = 0
     workers: int = 0
@@ -70,6 +69,9 @@ class TrainConfig:
         for name in ("steps", "batch_size", "save_every", "validate_every", "validation_pairs"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected 1 or more, but it is {getattr(self, name)}")
+        for name in ("seed", "workers", "learning_rate"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: expected 0 or more, but it is {getattr(self, name)}")
         if self.network.long_side % self.network.patch:
             raise InputError(
                 f"size: expected a multiple of {self.network.patch} px, but it is {self.network.long_side}"
@@ -106,9 +108,17 @@ def train(
     accelerator = Accelerator(
         mixed_precision="bf16" if torch.cuda.is_available() else "no",
         dataloader_config=DataLoaderConfiguration(split_batches=True),
+        # a DPT head has a unit without a use, see c4d_nb.pointmaps.heads
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.network.head == "dpt")],
     )
+    if config.batch_size % accelerator.num_processes:
+        found = f"{config.batch_size} for {accelerator.num_processes} processes"
+        raise InputError(f"batch_size: expected a multiple of the number of processes, but it is {found}")
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out: expected a folder to write to, but {out} is none ({error.strerror})") from error
     torch.manual_seed(config.seed)
     network, licence = _begin(config, start)
     optimizer = torch.optim.AdamW(_groups(network, config.weight_decay), config.learning_rate, betas=config.betas)
@@ -245,7 +255,7 @@ def _save(
     state = {"config": asdict(config), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     with atomic_output(out / CHECKPOINT) as partial:
         torch.save(state | {"progress": asdict(progress)}, partial)
-    save_dust3r(model, out / WEIGHTS, licence=licence)
+    save_dust3r(model, out / WEIGHTS, dtype=torch.float16, licence=licence)
     with atomic_output(out / RECORD) as partial:
         partial.write_text(json.dumps({"config": asdict(config), **asdict(progress)}))
     with atomic_output(out / PLOT) as partial:
@@ -258,9 +268,10 @@ def _resume(path: Path, config: TrainConfig, model: DUSt3R, optimizer: Optimizer
         return Progress()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"out: {path} is damaged ({error}): delete it to begin anew") from error
-    expected, found = asdict(config), state["config"]
+        found = state["config"]
+    except Exception as error:  # a pickle that is none may raise anything
+        raise InputError(f"out: {path} is damaged ({type(error).__name__}): delete it to begin anew") from error
+    expected = asdict(config)
     differing = [name for name in expected if expected[name] != found.get(name)]
     if differing:
         name = differing[0]

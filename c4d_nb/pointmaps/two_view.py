@@ -4,8 +4,9 @@ The weight-free stand-in for DUSt3R, with the same result, ``PairPointmaps``. It
 without parallax a pair has a rotation but no depth, and says so by its confidence.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
+import roma
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -78,16 +79,28 @@ def two_view_pointmaps(
     return PairPointmaps(edges=edges, xyz_1=xyz, xyz_2=xyz_2, conf_1=confidence, conf_2=confidence[back])
 
 
-def without_guesses(pairs: PairPointmaps) -> PairPointmaps:
-    """The pairs with parallax; what was not triangulated in them has confidence 1, that is no weight."""
-    keep = (pairs.conf_1 > FLAT_CONFIDENCE).flatten(1).any(dim=1)
-    conf_1, conf_2 = (torch.where(c[keep] > FLAT_CONFIDENCE, c[keep], 1.0) for c in (pairs.conf_1, pairs.conf_2))
-    return PairPointmaps(pairs.edges[keep], pairs.xyz_1[keep], pairs.xyz_2[keep], conf_1, conf_2)
+def filled_by_network(pairs: PairPointmaps, learned: PairPointmaps) -> PairPointmaps:
+    """Two-view ``pairs`` in which what was not triangulated has the depth and the confidence of a network's.
 
-
-def joined(a: PairPointmaps, b: PairPointmaps) -> PairPointmaps:
-    """All pairs of both; an edge that is in both is there twice."""
-    return PairPointmaps(*(torch.cat([getattr(a, f.name), getattr(b, f.name)]) for f in fields(PairPointmaps)))
+    Of the network's pair (n, m) that is the depth of n; it is scaled to the depth that was triangulated in the pair (by
+    the weighted median), or to a median of 1 where none was. Rays and relative poses stay those of ``pairs``. Both
+    must have the same edges, both directions of every pair.
+    """
+    back = reverse_edges(pairs.edges)
+    measured = pairs.conf_1 > FLAT_CONFIDENCE
+    depth, guess = pairs.xyz_1[..., 2], learned.xyz_1[..., 2].clamp(min=1e-3)
+    weight = torch.where(measured, pairs.conf_1 - 1, 0.0).flatten(1)
+    ratio = torch.where(
+        measured.flatten(1).any(dim=1),
+        weighted_median((depth / guess).flatten(1), weight),
+        1 / guess.flatten(1).median(dim=1).values,
+    )
+    guess = (guess * ratio[:, None, None]).clamp(1 / MAX_DEPTH, MAX_DEPTH)
+    xyz = pairs.xyz_1 * torch.where(measured, 1.0, guess / depth)[..., None]
+    rotation, translation = roma.rigid_points_registration(pairs.xyz_1[back].flatten(1, 2), pairs.xyz_2.flatten(1, 2))
+    xyz_2 = transform(pose(rotation, translation), xyz[back].flatten(1, 2)).reshape(xyz.shape)
+    confidence = torch.where(measured, pairs.conf_1, learned.conf_1)
+    return PairPointmaps(pairs.edges, xyz, xyz_2, confidence, confidence[back])
 
 
 def triangulate(
