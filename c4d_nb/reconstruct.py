@@ -126,7 +126,6 @@ def reconstruct(
     stage_1 = align(
         pairs,
         flows=grid_flows,
-        flow_edges=edges,
         motion_masks=grid_masks,
         flow_valid=grid.sample(valid),
         intrinsics=known,

@@ -1,5 +1,7 @@
 """Pair pointmaps from exact flow of a scene in closed form: pose, depth, confidence; grids and dense depth."""
 
+from dataclasses import replace
+
 import pytest
 import roma
 import torch
@@ -14,6 +16,7 @@ from c4d_nb.pointmaps.two_view import (
     FLAT_CONFIDENCE,
     TwoViewConfig,
     fill_holes,
+    filled_by_network,
     triangulate,
     two_view_pointmaps,
 )
@@ -242,6 +245,68 @@ def test_turning_camera_has_no_depth(turning):
     n_from_m = (invert(turning.world_from_cam[0]) @ turning.world_from_cam[1]).float()
     expected = transform(n_from_m, rays(turning.intrinsics[0].float(), pixel_grid(*SIZE)).reshape(-1, 3))
     torch.testing.assert_close(pairs.xyz_2[0].reshape(-1, 3), expected, atol=2e-3, rtol=0)
+
+
+# Depth of a network where there is no parallax
+
+
+@pytest.fixture(scope="module")
+def learned(scene):
+    """A network that knows the truth, each pair at a scale of its own."""
+    pairs = scene.pairs(EDGES, torch.Generator().manual_seed(3))
+    confidence = torch.full_like(pairs.conf_1, 1.5)
+    return replace(pairs, conf_1=confidence, conf_2=confidence.clone())
+
+
+@pytest.fixture(scope="module")
+def half_seen(seen):
+    """Nothing can be triangulated in the left half of the frames."""
+    flows, usable, edges, K = seen
+    usable = usable.clone()
+    usable[:, :, : SIZE[1] // 2] = False
+    return two_view_pointmaps(flows, usable, edges, K)
+
+
+def test_what_was_triangulated_stays(half_seen, learned):
+    filled = filled_by_network(half_seen, learned)
+    measured = half_seen.conf_1 > FLAT_CONFIDENCE
+    assert measured.any()
+    assert torch.equal(filled.xyz_1[measured], half_seen.xyz_1[measured])
+    assert torch.equal(filled.conf_1, torch.where(measured, half_seen.conf_1, learned.conf_1))
+    assert torch.equal(filled.conf_2, filled.conf_1[[3, 4, 5, 0, 1, 2]])
+    assert torch.equal(filled.edges, EDGES)
+
+
+@pytest.mark.parametrize("i", range(6))
+def test_the_network_fills_in_the_rest(scene, half_seen, learned, i):
+    """At the scale of what was triangulated: one scene, in both members."""
+    filled = filled_by_network(half_seen, learned)
+    for found, expected in ((filled.xyz_1[i], learned.xyz_1[i]), (filled.xyz_2[i], learned.xyz_2[i])):
+        ratio = found.norm(dim=-1) / expected.norm(dim=-1)
+        assert (ratio / ratio.median() - 1).abs().quantile(0.95) < 0.02
+    before = half_seen.xyz_1[i, ..., 2] / scene.depth[EDGES[i, 0]]
+    assert (before[:, :40] / before[:, 60:].median() - 1).abs().max() > 0.1  # the blend alone is wrong
+
+
+def test_the_networks_scale_does_not_matter(half_seen, learned):
+    scale = torch.linspace(0.1, 5, 6)[:, None, None, None]
+    scaled = replace(learned, xyz_1=scale * learned.xyz_1, xyz_2=scale * learned.xyz_2)
+    expected, found = filled_by_network(half_seen, learned), filled_by_network(half_seen, scaled)
+    torch.testing.assert_close(found.xyz_1, expected.xyz_1, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.xyz_2, expected.xyz_2, rtol=1e-3, atol=1e-3)
+
+
+def test_turning_camera_has_the_networks_depth(turning, learned):
+    """Over its median; the pose stays a turn."""
+    pairs = two_view_pointmaps(*views(turning))
+    filled = filled_by_network(pairs, learned)
+    depth = learned.xyz_1[..., 2]
+    expected = depth / depth.flatten(1).median(dim=1).values[:, None, None]
+    torch.testing.assert_close(filled.xyz_1[..., 2], expected)
+    torch.testing.assert_close(
+        filled.xyz_2.norm(dim=-1), filled.xyz_1[[3, 4, 5, 0, 1, 2]].norm(dim=-1), rtol=0, atol=1e-3
+    )
+    assert torch.equal(filled.conf_2, learned.conf_2)
 
 
 def test_triangulation_in_units_of_the_baseline(scene, seen):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import roma
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import trange
 
@@ -70,39 +70,36 @@ class Alignment:
 def align(
     pairs: PairPointmaps,
     *,
-    flows: Float[Tensor, "f h w 2"] | None = None,
-    flow_edges: Int[Tensor, "f 2"] | None = None,
+    flows: Float[Tensor, "e h w 2"] | None = None,
     motion_masks: Bool[Tensor, "t h w"] | None = None,
-    flow_valid: Bool[Tensor, "f h w"] | None = None,
+    flow_valid: Bool[Tensor, "e h w"] | None = None,
     intrinsics: Float[Tensor, "t 3 3"] | None = None,
     config: AlignConfig = AlignConfig(),
 ) -> Alignment:
     """Stage 1: bring all pairs into one world. Free are depth, poses and focal; the principal point stays.
 
-    ``flows`` (px of the pointmaps' pixels), of ``flow_edges`` or else of the pairs' edges, drive CMA at pixels that
-    are not in ``motion_masks`` and are ``flow_valid``; without flows there is no CMA. Known ``intrinsics`` are kept as
-    they are.
+    ``flows`` (px of the pointmaps' pixels) drive CMA at pixels that are not in ``motion_masks`` and are
+    ``flow_valid``; without flows there is no CMA. Known ``intrinsics`` are kept as they are.
     """
     t = int(pairs.edges.max()) + 1
     h, w = pairs.conf_1.shape[1:]
-    flow_edges = pairs.edges if flow_edges is None else flow_edges
-    _check_shapes(pairs, t, len(flow_edges), flows, motion_masks, flow_valid, intrinsics)
+    _check_shapes(pairs, t, flows, motion_masks, flow_valid, intrinsics)
     known = intrinsics is not None
     if not known:
         focal = estimate_focal(pairs.xyz_1, pairs.conf_1.log()).median()
         intrinsics = pinhole(focal, h, w).expand(t, 3, 3)
     scene = _Scene(initialise(pairs, check_intrinsics(intrinsics)), config.shared_focal, known)
     observed = observations(pairs)
-    static = torch.ones(len(flow_edges), h, w, dtype=torch.bool) if flow_valid is None else flow_valid
+    static = torch.ones(pairs.conf_1.shape, dtype=torch.bool) if flow_valid is None else flow_valid
     if motion_masks is not None:
-        static = static & ~motion_masks[flow_edges[:, 0]]
+        static = static & ~motion_masks[pairs.edges[:, 0]]
 
     def objective(progress: float) -> dict[str, Tensor]:
         world_from_cam, K = scene.world_from_cam(), scene.intrinsics()
         xyz_world = frame_points(scene.depth(), K, world_from_cam)
         terms = {"ga": config.weight_ga * global_alignment(observed, xyz_world, scene.world_from_pair())}
         if flows is not None and progress >= config.cma_start:
-            cma = camera_motion_alignment(flows, static, flow_edges, xyz_world, invert(world_from_cam), K)
+            cma = camera_motion_alignment(flows, static, pairs.edges, xyz_world, invert(world_from_cam), K)
             terms["cma"] = config.weight_cma * cma
         terms["cts"] = config.weight_cts * camera_trajectory_smoothness(world_from_cam)
         return terms
@@ -223,17 +220,16 @@ def _minimise(objective, parameters, iterations, learning_rate, final_learning_r
 def _check_shapes(
     pairs: PairPointmaps,
     t: int,
-    f: int,
     flows: Tensor | None,
     motion_masks: Tensor | None,
     flow_valid: Tensor | None,
     intrinsics: Tensor | None,
 ) -> None:
-    _, h, w = pairs.conf_1.shape
+    e, h, w = pairs.conf_1.shape
     expected = {
-        "flows": (flows, (f, h, w, 2)),
+        "flows": (flows, (e, h, w, 2)),
         "motion_masks": (motion_masks, (t, h, w)),
-        "flow_valid": (flow_valid, (f, h, w)),
+        "flow_valid": (flow_valid, (e, h, w)),
         "intrinsics": (intrinsics, (t, 3, 3)),
     }
     for name, (value, shape) in expected.items():

@@ -46,7 +46,7 @@ def truth_flow(truth: Truth, *, backward: bool = False) -> Float[Tensor, "t_minu
 
 
 def points_at_time(truth: Truth, frame: int, time: int) -> Float[Tensor, "h w 3"]:
-    """Where the surface that each pixel of ``frame`` sees was, or will be, in frame ``time``: in the world, in metres."""
+    """Where the surface that each pixel of ``frame`` sees is in frame ``time``, in the world (metres)."""
     world_from_obj = object_poses(truth)
     then_from_now = world_from_obj[:, time] @ invert(world_from_obj[:, frame]) @ truth.world_from_cam[frame].double()
     xyz_cam = truth.depth[frame].double()[..., None] * rays(truth.intrinsics[frame].double(), sample_positions(truth))

@@ -132,7 +132,7 @@ def train(
         initial=progress.step,
         desc="training",
         unit="step",
-        disable=not accelerator.is_main_process,
+        **({} if accelerator.is_main_process else {"disable": True}),
     )
     for pairs in loader:
         for group in optimizer.param_groups:

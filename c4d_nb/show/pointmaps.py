@@ -127,7 +127,13 @@ def pair_from_above(pair: Pairs, up: Float[Tensor, "3"]) -> Figure:
             ax.plot(x, y, "^", color=color, markeredgecolor="black", markersize=8)
             side = (-8, "right") if number == 1 else (8, "left")
             ax.annotate(
-                str(number), (x, y), xytext=(side[0], 0), textcoords="offset points", ha=side[1], va="center", fontsize=9
+                str(number),
+                (x, y),
+                xytext=(side[0], 0),
+                textcoords="offset points",
+                ha=side[1],
+                va="center",
+                fontsize=9,
             )
         ax.set(aspect="equal", xlabel="right of camera 1 (m)")
     axes[0].set_ylabel("ahead of camera 1 (m)")
@@ -178,8 +184,8 @@ def confidence_figure(
     tenth of the pixels, and the mean error for which that confidence would be best."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     curves, calibration = figure.subplots(1, 2)
-    for shade, (error, loss) in zip((0.35, 0.6, 0.85), losses.items(), strict=True):
-        color = matplotlib.colormaps["Blues"](shade)
+    shades = matplotlib.colormaps["Blues"](np.linspace(0.35, 0.85, len(losses)))
+    for color, (error, loss) in zip(shades, losses.items(), strict=True):
         curves.plot(confidence.numpy(), loss.numpy(), color=color, label=f"error {error:g}")
         curves.plot(float(confidence[loss.argmin()]), float(loss.min()), "o", color=color)
     curves.set(xlabel="confidence C", ylabel="C error - α log C", title="loss of one pixel")
@@ -208,7 +214,10 @@ def focal_residuals(
 
 
 def focal_figure(
-    focals: Float[Tensor, "f"], residuals: Mapping[str, Float[Tensor, "f"]], found: Mapping[str, float], true_px: Mapping[str, float]
+    focals: Float[Tensor, "f"],
+    residuals: Mapping[str, Float[Tensor, "f"]],
+    found: Mapping[str, float],
+    true_px: Mapping[str, float],
 ) -> Figure:
     """The mean residual (px) of pointmaps over the focal length (px) that is tried, where Weiszfeld's steps end, and
     true focal lengths."""
