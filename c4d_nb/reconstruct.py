@@ -114,7 +114,7 @@ def reconstruct(
     )
     with_parallax = (pairs.conf_1 > FLAT_CONFIDENCE).flatten(1).any(dim=1)
     if network is not None:
-        _log.info("pair pointmaps: what the network sees")
+        _log.info("network: what it sees of every pair")
         learned = pointmaps_on_grid(network, clip.frames, edges, grid)
         pairs = filled_by_network(pairs, learned) if config.triangulate else learned
 

@@ -298,8 +298,10 @@ def test_good_run_writes_its_files_and_nothing_else(good_run):
 
 def test_good_run_names_its_stages_on_stderr_only(good_run):
     run, _ = good_run
-    stages = [line.split(":")[0] for line in run.stderr.splitlines()]
-    assert stages == ["correspondences", "motion masks", "pair pointmaps", "stage 1", "stage 2", "full resolution"]
+    stages = [line.split(":")[0] for line in run.stderr.splitlines() if ":" in line]
+    first = ["correspondences", "motion masks", "pair pointmaps", "network"]
+    assert stages == [*first, "stage 1", "stage 2", "full resolution"]
+    assert re.search(r"^pointmaps of \d+ pairs of \d+x\d+ px take \d+ MB$", run.stderr, re.MULTILINE)
 
 
 def test_good_run_prints_scores(good_run):

@@ -18,6 +18,7 @@ from c4d_nb.alignment import AlignConfig, RefineConfig
 from c4d_nb.clip import resize_clip, select_frames
 from c4d_nb.errors import InputError
 from c4d_nb.metrics import score_table
+from c4d_nb.pointmaps.dust3r import DUSt3R, DUSt3RConfig
 from c4d_nb.reconstruct import ReconstructConfig, reconstruct
 from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.show import figures, scene
@@ -167,6 +168,20 @@ def test_known_intrinsics_are_kept(small_clip):
     K = small_clip.truth.intrinsics + torch.tensor([[0.37, 0, 1.3], [0, 0.53, -0.7], [0, 0, 0]])
     known = reconstruct(replace(small_clip, intrinsics=K), SHORT)
     assert torch.equal(known.intrinsics, K)
+
+
+@pytest.mark.parametrize("triangulate", [True, False])
+def test_network_changes_depth_but_neither_masks_nor_tracks(small_clip, small_result, triangulate):
+    """One with random weights: what it says is wrong, and nothing breaks."""
+    torch.manual_seed(0)
+    sizes = {"encoder": (32, 1, 2), "decoder": (32, 1, 2), "long_side": 64, "coordinates": True}
+    network = DUSt3R(DUSt3RConfig("linear", **sizes)).eval()
+    result = reconstruct(small_clip, replace(SHORT, triangulate=triangulate), network=network)
+    assert torch.equal(result.motion_mask, small_result.motion_mask)
+    assert torch.equal(result.tracks.uv, small_result.tracks.uv)
+    assert torch.isfinite(result.depth).all()
+    assert (result.depth > 0).all()
+    assert not torch.equal(result.depth, small_result.depth)
 
 
 @pytest.mark.parametrize("t", [1, 2])
