@@ -68,9 +68,8 @@ def reconstruct(
 ) -> Reconstruction:
     """Camera, depth, motion masks and tracks of a clip. Every step shows its progress.
 
-    Without a ``network`` nothing is learned: depth comes from triangulation alone. A pointmap network tells
-    the depth of what is not triangulated, of everything where the camera only turns. Movers are set on the ground below
-    them.
+    Without a ``network`` nothing is learned: depth comes from triangulation alone. A pointmap network tells the depth of
+    what is not triangulated in a clip with parallax. Movers are set on the ground below them.
 
     Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that
     moves. A camera that only turns, or stands still before a moving object, gives poses and masks, but its depth is a
@@ -113,14 +112,16 @@ def reconstruct(
         grid_flows, grid.sample(static), edges, grid.intrinsics(intrinsics[0]), TwoViewConfig(noise_px=noise_px)
     )
     with_parallax = (pairs.conf_1 > FLAT_CONFIDENCE).flatten(1).any(dim=1)
-    if network is not None:
+    # A clip without any parallax keeps its flat depth, whose cameras are exact: guessed relief would move them.
+    learn = network is not None and bool(with_parallax.any() or not config.triangulate)
+    if learn:
         _log.info("network: what it sees of every pair")
         learned = pointmaps_on_grid(network, clip.frames, edges, grid)
         pairs = filled_by_network(pairs, learned) if config.triangulate else learned
 
     _log.info("stage 1: depth, poses and intrinsics by GA, CMA and CTS")
     weights = config.align
-    if network is None and not with_parallax.any():  # GA weighs so little that CTS would straighten any path
+    if not learn and not with_parallax.any():  # GA weighs so little that CTS would straighten any path
         weights = replace(weights, weight_cma=0.0, weight_cts=0.0)
     known = None if clip.intrinsics is None else grid.intrinsics(clip.intrinsics)
     stage_1 = align(
@@ -134,7 +135,7 @@ def reconstruct(
     measured = stage_1.confidence > config.measured_confidence
     scale = stage_1.depth.flatten(1).median(dim=1).values[:, None, None]
     depth = stage_1.depth / scale
-    if network is None:  # what no pair measured has wandered under Adam
+    if not learn:  # what no pair measured has wandered under Adam
         depth = fill_holes(depth, measured)
     stage_1 = replace(stage_1, depth=scale * stand_on_ground(depth, grid_masks, measured))
 

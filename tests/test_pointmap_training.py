@@ -312,9 +312,10 @@ def test_two_processes_train_as_one(clips, tmp_path):
     command = [str(clips[0].parent), "--size", "32", "--steps", "2", "--batch-size", "2", "--network", "small"]
     launch = ["--nproc-per-node", "2", "--redirects", "3", "--log-dir", str(tmp_path / "logs"), "--standalone"]
     module = ["-m", "c4d_nb.pointmaps.training", *command, "--out", str(tmp_path / "two")]
+    shown = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *launch, *module],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"},
+        env=shown | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"},
         cwd=Path(__file__).parent.parent,
         timeout=120,
         check=True,
