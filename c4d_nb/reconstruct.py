@@ -68,8 +68,8 @@ def reconstruct(
 ) -> Reconstruction:
     """Camera, depth, motion masks and tracks of a clip. Every step shows its progress.
 
-    Without a ``network`` nothing is learned: depth comes from triangulation alone. A pointmap network tells the depth of
-    what is not triangulated in a clip with parallax. Movers are set on the ground below them.
+    Without a ``network`` nothing is learned: depth comes from triangulation alone. A pointmap network tells the depth
+    of what is not triangulated in a clip with parallax. Movers are set on the ground below them.
 
     Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that
     moves. A camera that only turns, or stands still before a moving object, gives poses and masks, but its depth is a
