@@ -59,15 +59,15 @@ class StaticPairs(Dataset):
     read once and kept at the size asked for, up to ``CACHED_CLIPS`` in every process.
     """
 
-    def __init__(self, paths: Sequence[Path], *, size: int, seed: int = 0, length: int = 2**40) -> None:
+    def __init__(self, paths: Sequence[Path], *, size: int, seed: int = 0) -> None:
         if not paths:
             raise InputError("paths: expected at least one clip, but there is none")
         self.paths = list(paths)
-        self.size, self.seed, self.length = size, seed, length
+        self.size, self.seed = size, seed
         self._load = lru_cache(CACHED_CLIPS)(self._read)
 
     def __len__(self) -> int:
-        return self.length
+        return 2**40
 
     def __getitem__(self, index: int) -> Pairs:
         rng = np.random.default_rng([self.seed, index])

@@ -35,6 +35,7 @@ from c4d_nb.show.training import loss_figure
 OWN_LICENCE = "Apache-2.0"
 """Of weights that were trained from scratch; others inherit that of what they began with."""
 LOG_EVERY = 20
+VALIDATION_SEED = 2**31 - 1
 CHECKPOINT, WEIGHTS, PLOT, RECORD = "checkpoint.pt", "model.safetensors", "losses.png", "losses.json"
 
 PRESETS = {"small": SMALL, "vitl_linear": VITL_LINEAR, "vitl_dpt": VITL_DPT}
@@ -241,7 +242,7 @@ def _loader(clips: list[Path], config: TrainConfig, *, done: int) -> DataLoader:
 def _fixed_batches(clips: list[Path], config: TrainConfig) -> list[Pairs]:
     if not clips:
         return []
-    pairs = StaticPairs(clips, size=config.network.long_side, seed=-1 % 2**31)
+    pairs = StaticPairs(clips, size=config.network.long_side, seed=VALIDATION_SEED)
     return [
         collate([pairs[i] for i in numbers.tolist()])
         for numbers in torch.arange(config.validation_pairs).split(config.batch_size)
