@@ -125,8 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("clips", type=Path, help="folder of static clips with depth, poses and K")
     parser.add_argument("--weights", default="small", metavar="NAME", help="name or path (default small, as shipped)")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("c4d_nb.pointmaps.inference").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         table = error_table(clip_paths(options.clips), DUSt3R.from_checkpoint(options.weights))
     except InputError as error:
