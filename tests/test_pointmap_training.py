@@ -14,6 +14,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+import c4d_nb.training as shared
 from c4d_nb import Clip, checkpoints
 from c4d_nb.checkpoints import licence_of, save_dust3r
 from c4d_nb.errors import InputError
@@ -21,11 +22,11 @@ from c4d_nb.kubric.generate import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from c4d_nb.kubric.takes import static_takes
 from c4d_nb.pointmaps import training
 from c4d_nb.pointmaps.dust3r import SMALL, DUSt3R, DUSt3RConfig
-from c4d_nb.pointmaps.training import BothDirections, TrainConfig, learning_rate_share, main, train
+from c4d_nb.pointmaps.training import BothDirections, TrainConfig, main, train
 from c4d_nb.show.training import loss_figure
 
 NETWORK = DUSt3RConfig("linear", encoder=(32, 2, 2), decoder=(32, 2, 2), long_side=32, coordinates=True)
-CONFIG = TrainConfig(NETWORK, steps=6, batch_size=4, validate_every=2, validation_pairs=4)
+CONFIG = TrainConfig(network=NETWORK, steps=6, batch_size=4, validate_every=2, validation_pairs=4)
 FILES = ["checkpoint.pt", "losses.json", "losses.png", "model.safetensors"]
 
 
@@ -35,7 +36,7 @@ def on_the_cpu():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setenv("ACCELERATE_USE_CPU", "true")
-        patch.setattr(training, "LOG_EVERY", 1)
+        patch.setattr(shared, "LOG_EVERY", 1)
         yield
 
 
@@ -56,7 +57,7 @@ def whole(clips, tmp_path_factory) -> tuple[DUSt3R, Path]:
 @pytest.fixture
 def without_plot(monkeypatch):
     """An empty picture takes less time."""
-    monkeypatch.setattr(training, "loss_figure", lambda history: Figure(figsize=(1, 1)))
+    monkeypatch.setattr(shared, "loss_figure", lambda history: Figure(figsize=(1, 1)))
 
 
 def assert_same(a: DUSt3R, b: DUSt3R) -> None:
@@ -94,10 +95,19 @@ def test_training_learns(clips, tmp_path):
         assert values[-5:].mean() < 0.8 * values[:5].mean()
 
 
-def test_rate_rises_and_falls():
-    assert [learning_rate_share(x, 0.2) for x in (0.0, 0.1, 0.2)] == pytest.approx([0, 0.5, 1])
-    assert [learning_rate_share(x, 0.2) for x in (0.4, 0.6, 1.0)] == pytest.approx([0.5 + 0.125**0.5, 0.5, 0])
-    assert learning_rate_share(0.0, 0.0) == 1
+@pytest.mark.usefixtures("without_plot")
+def test_rate_rises_and_falls(clips, tmp_path, monkeypatch):
+    """No step is wasted on a rate of zero."""
+    rates, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda self, *a, **k: (rates.append(self.param_groups[0]["lr"]), step(self, *a, **k))
+    )
+    train(clips, tmp_path, config=replace(CONFIG, steps=20, warmup=0.25))
+    assert max(rates) == pytest.approx(CONFIG.learning_rate, rel=0.05)
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert 0 < rates[-1] < 0.02 * CONFIG.learning_rate < rates[0]
 
 
 def test_both_directions_are_two_calls_of_the_network(whole, generator):
@@ -118,7 +128,7 @@ def test_reverses_are_the_truth_of_exchanged_images(clips):
 
 
 def test_decay_is_of_matrices_only(whole):
-    decayed, others = training._groups(whole[0], 0.05)
+    decayed, others = shared._groups(whole[0], 0.05)
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
     assert {p.ndim for p in decayed["params"]} == {2, 4}
     assert {p.ndim for p in others["params"]} == {1}
@@ -133,7 +143,7 @@ def test_decay_is_of_matrices_only(whole):
 def test_interrupted_training_goes_on_exactly(clips, whole, tmp_path, save_every):
     config = replace(CONFIG, save_every=save_every)
     with pytest.MonkeyPatch.context() as patch:
-        interrupt(patch, training, "_step", 4)
+        interrupt(patch, shared, "_step", 4)
         with pytest.raises(KeyboardInterrupt):
             train(clips, tmp_path, config=config)
     assert torch.load(tmp_path / "checkpoint.pt")["progress"]["step"] == 3
@@ -190,8 +200,9 @@ def test_damaged_checkpoint(clips, whole, tmp_path, content):
 
 
 @pytest.mark.usefixtures("without_plot")
-def test_start_is_where_training_begins(clips, tmp_path):
-    """The first step's rate is 0. At another size of the images, too."""
+def test_start_is_where_training_begins(clips, tmp_path, monkeypatch):
+    """At another size of the images, too."""
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
     torch.manual_seed(7)
     start = DUSt3R(replace(NETWORK, long_side=64))
     path = save_dust3r(start, tmp_path / "start.safetensors", licence="Apache-2.0")
@@ -239,7 +250,7 @@ def test_files(whole):
     assert cv2.imread(str(out / "losses.png")).std() > 1
     record = json.loads((out / "losses.json").read_text())
     assert record["step"] == 6
-    assert record["config"]["network"]["encoder"] == [32, 2, 2]
+    assert record["recipe"]["network"]["encoder"] == [32, 2, 2]
     assert [step for step, _ in record["history"]["loss"]] == [1, 2, 3, 4, 5, 6]
 
 
@@ -257,7 +268,8 @@ def test_validation_is_recorded_and_changes_nothing(clips, whole, tmp_path):
     assert_same(found, whole[0])
     steps, errors = zip(*history(tmp_path)["validation"], strict=True)
     assert steps == (2, 4, 6)
-    last = training.validate(BothDirections(found), training._fixed_batches(clips[:1], CONFIG))
+    with torch.inference_mode():
+        last = training.median_error(BothDirections(found), training._fixed_batches(clips[:1], CONFIG))
     assert errors[-1] == pytest.approx(last)
     assert "validation" not in history(whole[1])
 
@@ -279,7 +291,7 @@ def test_figure_has_a_panel_a_value():
         (["--batch-size", "-1"], "batch_size: expected 1 or more"),
         (["--seed", "-1"], "seed: expected 0 or more"),
         (["--workers", "-1"], "workers: expected 0 or more"),
-        (["--learning-rate", "-0.1"], "learning_rate: expected 0 or more"),
+        (["--learning-rate", "-0.1"], "learning_rate: expected a positive number, but it is -0.1"),
         (["--size", "40"], "size: expected a multiple of 16 px, but it is 40"),
         (["--start", "absent.safetensors"], "name_or_path: expected"),
         (["--validation", "absent"], "clips: expected a folder"),
@@ -302,7 +314,7 @@ def test_command_refuses_bad_clips(clips, tmp_path, caplog):
 
 
 def test_command_says_how_to_go_on(clips, tmp_path, caplog, monkeypatch):
-    interrupt(monkeypatch, training, "_step", 1)
+    interrupt(monkeypatch, shared, "_step", 1)
     assert main([str(clips[0].parent), "--out", str(tmp_path), "--size", "32"]) == EXIT_INTERRUPTED
     assert "the same command goes on" in caplog.text
 
@@ -325,7 +337,7 @@ def test_two_processes_train_as_one(clips, tmp_path):
 
     assert main([*command, "--out", str(tmp_path / "one")]) == 0
     torch.manual_seed(0)
-    start = DUSt3R(replace(SMALL, long_side=32)).state_dict()
+    start = BothDirections(DUSt3R(replace(SMALL, long_side=32))).state_dict()
     one, two = (torch.load(tmp_path / name / "checkpoint.pt")["model"] for name in ("one", "two"))
     moved = sum((one[name] - start[name]).square().sum() for name in start).sqrt()
     apart = sum((one[name] - two[name]).square().sum() for name in start).sqrt()
