@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,8 @@ PUBLISHED = {
     "mast3r_512_metric": "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric",
 }
 """Repositories on the model hub (huggingface.co)."""
-SHIPPED = {"small": Path(__file__).parent.parent / "data" / "pointmaps.safetensors"}
+DATA = Path(__file__).parent.parent / "data"
+SHIPPED = {"small": DATA / "pointmaps.safetensors"}
 """Weights of this project, beside the package."""
 WEIGHTS = "model.safetensors"
 _HEAD_WIDTH = 64
@@ -95,12 +97,14 @@ def save_dust3r(
 
 def licence_of(path: Path) -> str | None:
     """What a weights file says of its licence, if anything; published ones say nothing."""
-    return _note(path).get("licence")
+    return note_of(path).get("licence")
 
 
-def find_weights(name_or_path: str | Path) -> Path:
-    """The ``.safetensors`` file of a folder, a file or a published name, downloaded if it is not in the hub's cache."""
-    path = SHIPPED.get(str(name_or_path), Path(name_or_path).expanduser())
+def find_weights(
+    name_or_path: str | Path, *, shipped: Mapping[str, Path] = SHIPPED, published: Mapping[str, str] = PUBLISHED
+) -> Path:
+    """The ``.safetensors`` file of a folder, a file or a known name, downloaded if it is not in the hub's cache."""
+    path = shipped.get(str(name_or_path), Path(name_or_path).expanduser())
     if path.is_dir():
         files = [path / WEIGHTS] if (path / WEIGHTS).exists() else sorted(path.glob("*.safetensors"))
         if len(files) != 1:
@@ -108,8 +112,8 @@ def find_weights(name_or_path: str | Path) -> Path:
         return files[0]
     if path.is_file():
         return path
-    if str(name_or_path) not in PUBLISHED:
-        names = ", ".join([*SHIPPED, *PUBLISHED])
+    if str(name_or_path) not in published:
+        names = ", ".join([*shipped, *published])
         raise InputError(
             f"name_or_path: expected a folder, a .safetensors file or one of {names}, but it is {name_or_path}"
         )
@@ -190,7 +194,7 @@ def _deduce_config(path: Path, weights: dict[str, Tensor]) -> "DUSt3RConfig":
             f"name_or_path: expected a checkpoint of DUSt3R, but {path} lacks patch_embed.proj or decoder_embed"
         ) from None
     beside = path.with_name("config.json")
-    told = _note(path).get("config") or (beside.read_text() if beside.is_file() else "")
+    told = note_of(path).get("config") or (beside.read_text() if beside.is_file() else "")
     return DUSt3RConfig(
         head,
         encoder=(enc_width, depths[0], _heads(told, "enc_num_heads", enc_width)),
@@ -201,8 +205,8 @@ def _deduce_config(path: Path, weights: dict[str, Tensor]) -> "DUSt3RConfig":
     )
 
 
-def _note(path: Path) -> dict[str, str]:
-    """What ``save_dust3r`` wrote into the file beside its tensors."""
+def note_of(path: Path) -> dict[str, str]:
+    """What is written into a weights file beside its tensors."""
     with safe_open(path, framework="pt") as file:
         return file.metadata() or {}
 

@@ -211,18 +211,18 @@ def _resume(path: Path, identity: dict[str, Any], state: dict[str, nn.Module | O
 
 
 def add_recipe_options(parser: argparse.ArgumentParser, default: Recipe) -> None:
-    """An option for every number of a recipe that is a choice of the machine or of the moment."""
+    """An option for every whole number of a recipe, and for its learning rate."""
     for f in fields(default):
         if f.type is int:
             option, value = f"--{f.name.replace('_', '-')}", getattr(default, f.name)
-            parser.add_argument(option, type=int, default=value, metavar="N", help=f"default {value}")
-    parser.add_argument("--learning-rate", type=float, default=default.learning_rate, metavar="X", help="of the peak")
+            parser.add_argument(option, type=int, metavar="N", help=f"default {value}")
+    parser.add_argument("--learning-rate", type=float, metavar="X", help=f"the peak, default {default.learning_rate}")
 
 
 def recipe_options(options: argparse.Namespace, default: Recipe) -> dict[str, int | float]:
-    """What ``add_recipe_options`` asked for."""
+    """Those of ``add_recipe_options`` that were given."""
     names = [f.name for f in fields(default) if f.type is int or f.name == "learning_rate"]
-    return {name: getattr(options, name) for name in names}
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def run_command(run: Callable[[argparse.Namespace], object], options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ no more, sizes and details follow CoTracker3 (Karaev et al., 2024).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from c4d_nb.correspondence.local_correlation import (
 )
 from c4d_nb.correspondence.space_time import PLACE_BANDS, SpaceTimeTransformer, displacement_code, place_code
 from c4d_nb.errors import InputError
-from c4d_nb.pointmaps.dust3r import DUSt3R
+from c4d_nb.pointmaps.dust3r import ImageEncoder
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class DynPTConfig:
     mlp_ratio: int = 2
     virtual: int = 16
     passes: int = 3
+    long_side: int = 128
+    """Longer side of the frames it is trained on, px: larger ones are shrunk to it, as far as tracking goes."""
 
     def __post_init__(self) -> None:
         known = [name for name in ENCODERS if name in self.encoders]
@@ -83,6 +86,7 @@ PAPER = DynPTConfig(
     mlp_ratio=4,
     virtual=64,
     passes=4,
+    long_side=512,
 )
 """Sizes as of CoTracker3, as far as they are known to us."""
 
@@ -106,10 +110,11 @@ def initial_state(queries: Float[Tensor, "b n 3"], frames: int) -> TrackState:
 class DynPT(nn.Module):
     """``encode`` each frame once, take each query's features from its frame once, ``refine`` window by window.
 
-    ``geometry`` is the network whose frozen encoder is the 3D-aware one; it is not part of ``state_dict``.
+    ``geometry`` is the frozen 3D-aware encoder, a whole DUSt3R or its encoder alone; it is not part of
+    ``state_dict``.
     """
 
-    def __init__(self, config: DynPTConfig = SMALL, *, geometry: DUSt3R | None = None) -> None:
+    def __init__(self, config: DynPTConfig = SMALL, *, geometry: ImageEncoder | None = None) -> None:
         super().__init__()
         self.config = config
         self.encoder = FeatureEncoder(_encoders(config, geometry), config.channels)
@@ -132,6 +137,20 @@ class DynPT(nn.Module):
         self.head = nn.Linear(config.width, 5)
         nn.init.normal_(self.head.weight, std=1e-3)  # an untrained network leaves its estimates nearly alone
         nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def from_checkpoint(
+        cls, name_or_path: str | Path, *, device: str | torch.device = "cpu", sha256: str | None = None
+    ) -> "DynPT":
+        """A network that ``c4d_nb.correspondence.weights`` saved: shipped ones by their names, others by their path."""
+        from c4d_nb.correspondence.weights import load_dynpt
+
+        return load_dynpt(name_or_path, device=device, sha256=sha256)
+
+    @property
+    def geometry(self) -> ImageEncoder | None:
+        """The frozen 3D-aware encoder, if there is one."""
+        return self.encoder.parts["3d"].network if "3d" in self.encoder.parts else None
 
     def forward(
         self, frames: Float[Tensor, "b t 3 h w"], queries: Float[Tensor, "b n 3"], state: TrackState | None = None
@@ -205,7 +224,7 @@ class DynPT(nn.Module):
         return tokens + self.appearance(middle)[:, :, None] + self.place(place_code(uv, pyramid.size))
 
 
-def _encoders(config: DynPTConfig, geometry: DUSt3R | None) -> dict[str, nn.Module]:
+def _encoders(config: DynPTConfig, geometry: ImageEncoder | None) -> dict[str, nn.Module]:
     if "3d" in config.encoders and geometry is None:
         raise InputError("geometry: expected a DUSt3R network for the '3d' encoder, but it is None")
     make = {

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from c4d_nb.errors import InputError
-from c4d_nb.pointmaps.dust3r import DUSt3R
+from c4d_nb.pointmaps.dust3r import ImageEncoder
 
 STRIDE = 4
 """Pixels from one feature to the next."""
@@ -75,13 +75,13 @@ class GeometryEncoder(nn.Module):
     ``train`` does not reach it. It follows the module to another device or dtype. It is frozen in place.
     """
 
-    def __init__(self, network: DUSt3R, channels: int) -> None:
+    def __init__(self, network: ImageEncoder, channels: int) -> None:
         super().__init__()
         self._frozen = (network.eval().requires_grad_(False),)  # in a tuple, where torch does not look for modules
         self.project = nn.Conv2d(network.config.encoder[0], channels, 1)
 
     @property
-    def network(self) -> DUSt3R:
+    def network(self) -> ImageEncoder:
         return self._frozen[0]
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c rows columns"]:

@@ -68,11 +68,8 @@ SMALL = DUSt3RConfig("linear", encoder=(128, 8, 4), decoder=(128, 4, 4), long_si
 """The one that ships: 4.1 M values."""
 
 
-class DUSt3R(nn.Module):
-    """Encoder (shared), two decoders that look at each other at every layer, and a head for each.
-
-    ``encode`` is a function of one image: who decodes many pairs encodes each image once and keeps its tokens.
-    """
+class ImageEncoder(nn.Module):
+    """The part of the network that looks at one image alone; DynPT's 3D-aware encoder."""
 
     def __init__(self, config: DUSt3RConfig = VITL_DPT) -> None:
         super().__init__()
@@ -83,6 +80,43 @@ class DUSt3R(nn.Module):
         self.patch_embed.proj = nn.Conv2d(channels, width, config.patch, stride=config.patch)
         self.enc_blocks = nn.ModuleList(EncoderBlock(width, heads) for _ in range(depth))
         self.enc_norm = layer_norm(width)
+
+    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b tokens c"]:
+        """Tokens of every image, row-major, in the network's dtype. Images are RGB in [-1, 1].
+
+        Raises ``InputError`` for images that are not cut into whole patches.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(f"images: expected a shape of (b, 3, h, w), but it is {tuple(images.shape)}")
+        rows, columns = self._grid("images", tuple(images.shape[-2:]))
+        if self.config.coordinates:
+            images = _with_coordinates(images)
+        tokens = self.patch_embed.proj(images.to(self.patch_embed.proj.weight)).flatten(2).transpose(1, 2)
+        width, _, heads = self.config.encoder
+        rotary = rotary_table(rows, columns, width // heads, like=tokens)
+        for block in self.enc_blocks:
+            tokens = block(tokens, rotary)
+        return self.enc_norm(tokens)
+
+    def _grid(self, argument: str, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        patch = self.config.patch
+        if min(size) < patch or size[0] % patch or size[1] % patch:
+            raise InputError(
+                f"{argument}: expected a height and a width that are multiples of {patch} px, but it is {tuple(size)}"
+            )
+        return size[0] // patch, size[1] // patch
+
+
+class DUSt3R(ImageEncoder):
+    """Encoder (shared), two decoders that look at each other at every layer, and a head for each.
+
+    ``encode`` is a function of one image: who decodes many pairs encodes each image once and keeps its tokens.
+    """
+
+    def __init__(self, config: DUSt3RConfig = VITL_DPT) -> None:
+        super().__init__(config)
+        width = config.encoder[0]
         dec_width, dec_depth, dec_heads = config.decoder
         self.decoder_embed = nn.Linear(width, dec_width)
         self.dec_blocks = nn.ModuleList(DecoderBlock(dec_width, dec_heads) for _ in range(dec_depth))
@@ -109,23 +143,6 @@ class DUSt3R(nn.Module):
         from c4d_nb.checkpoints import load_dust3r
 
         return load_dust3r(name_or_path, device=device, dtype=dtype, sha256=sha256)
-
-    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b tokens c"]:
-        """Tokens of every image, row-major, in the network's dtype. Images are RGB in [-1, 1].
-
-        Raises ``InputError`` for images that are not cut into whole patches.
-        """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise InputError(f"images: expected a shape of (b, 3, h, w), but it is {tuple(images.shape)}")
-        rows, columns = self._grid("images", tuple(images.shape[-2:]))
-        if self.config.coordinates:
-            images = _with_coordinates(images)
-        tokens = self.patch_embed.proj(images.to(self.patch_embed.proj.weight)).flatten(2).transpose(1, 2)
-        width, _, heads = self.config.encoder
-        rotary = rotary_table(rows, columns, width // heads, like=tokens)
-        for block in self.enc_blocks:
-            tokens = block(tokens, rotary)
-        return self.enc_norm(tokens)
 
     def decode(
         self, tokens_1: Float[Tensor, "b tokens c"], tokens_2: Float[Tensor, "b tokens c"], size: tuple[int, int]
@@ -156,15 +173,6 @@ class DUSt3R(nn.Module):
                 f"images_2: expected the shape of images_1, {tuple(images_1.shape)}, but it is {tuple(images_2.shape)}"
             )
         return self.decode(self.encode(images_1), self.encode(images_2), tuple(images_1.shape[-2:]))
-
-    def _grid(self, argument: str, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        patch = self.config.patch
-        if min(size) < patch or size[0] % patch or size[1] % patch:
-            raise InputError(
-                f"{argument}: expected a height and a width that are multiples of {patch} px, but it is {tuple(size)}"
-            )
-        return size[0] // patch, size[1] // patch
 
     def _check_tokens(self, tokens_1: Tensor, tokens_2: Tensor, grid: tuple[int, int]) -> None:
         expected = (grid[0] * grid[1], self.config.encoder[0])
