@@ -37,7 +37,7 @@ def sample_grid_queries(frame: UInt8[Tensor, "h w 3"], *, cell: int = 20, genera
     if cell < 1:
         raise InputError(f"cell: expected at least 1 px, but it is {cell}")
     height, width = frame.shape[:2]
-    strongest = _strongest_pixel(_gradient_magnitude(frame), cell)
+    strongest = _strongest_pixel(gradient_magnitude(frame), cell)
     top_left = _cell_corners(height, width, cell)
     extent = torch.minimum(torch.tensor([width, height]) - top_left, torch.tensor(cell))
     random = top_left + (torch.rand(top_left.shape, generator=generator) * extent).long()
@@ -45,6 +45,23 @@ def sample_grid_queries(frame: UInt8[Tensor, "h w 3"], *, cell: int = 20, genera
         uv=torch.cat([strongest, random]).float(),
         is_gradient=torch.arange(2 * len(random)) < len(random),
     )
+
+
+def uniform_queries(size: tuple[int, int], *, count: int) -> Float[Tensor, "n 2"]:
+    """A regular lattice of about ``count`` pixels of frames of ``size`` (height, width), to compare with."""
+    height, width = size
+    step = (height * width / count) ** 0.5
+    rows, columns = max(1, round(height / step)), max(1, round(width / step))
+    v, u = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+    return torch.stack([u * width, v * height], dim=-1).reshape(-1, 2).floor()
+
+
+def gradient_magnitude(frame: UInt8[Tensor, "h w 3"]) -> Float[Tensor, "h w"]:
+    """Of the Sobel derivative of the grey image, whose border is repeated outside."""
+    gray = cv2.cvtColor(frame.cpu().numpy(), cv2.COLOR_RGB2GRAY)
+    du = cv2.Sobel(gray, cv2.CV_32F, 1, 0, borderType=cv2.BORDER_REPLICATE)
+    dv = cv2.Sobel(gray, cv2.CV_32F, 0, 1, borderType=cv2.BORDER_REPLICATE)
+    return torch.from_numpy(cv2.magnitude(du, dv))
 
 
 def clip_queries(
@@ -59,11 +76,22 @@ def clip_queries(
     return Queries(uv=torch.cat(grids), frame=torch.tensor(list(starts)).repeat_interleave(counts))
 
 
-def _gradient_magnitude(frame: Tensor) -> Tensor:
-    gray = cv2.cvtColor(frame.cpu().numpy(), cv2.COLOR_RGB2GRAY)
-    du = cv2.Sobel(gray, cv2.CV_32F, 1, 0, borderType=cv2.BORDER_REPLICATE)
-    dv = cv2.Sobel(gray, cv2.CV_32F, 0, 1, borderType=cv2.BORDER_REPLICATE)
-    return torch.from_numpy(cv2.magnitude(du, dv))
+def check_queries(queries: Queries, frames: int, size: tuple[int, int]) -> None:
+    """Raises ``InputError`` unless there are queries, all within ``frames`` frames of ``size`` (height, width)."""
+    if queries.uv.shape != (len(queries.frame), 2) or not len(queries.frame):
+        raise InputError(
+            f"queries: expected points (n, 2) and a frame for each, but their shapes are {tuple(queries.uv.shape)} and "
+            f"{tuple(queries.frame.shape)}"
+        )
+    height, width = size
+    inside = ((queries.uv >= -0.5) & (queries.uv <= queries.uv.new_tensor([width - 0.5, height - 0.5]))).all(dim=-1)
+    outside = ~(inside & (queries.frame >= 0) & (queries.frame < frames))  # NaN is outside
+    if outside.any():
+        x, y = queries.uv[outside][0].tolist()
+        raise InputError(
+            f"queries: expected points within {frames} frames of {width}x{height} px, but there is "
+            f"({x:g}, {y:g}) in frame {int(queries.frame[outside][0])}"
+        )
 
 
 def _cell_corners(height: int, width: int, cell: int) -> Tensor:

@@ -1,19 +1,147 @@
 """Long-term correspondence: points followed through the clip, with visibility, confidence and mobility.
 
-``track_by_flow`` is the weight-free tracker: optical flow chained from frame to frame, in both directions of time.
+``track`` runs DynPT in a sliding window; ``track_by_flow`` is the weight-free tracker: optical flow chained from frame
+to frame, in both directions of time.
 """
 
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from c4d_nb.clip import Tracks
+from c4d_nb.clip import Clip, Tracks
+from c4d_nb.correspondence.dynpt import DynPT, TrackState
 from c4d_nb.correspondence.flow import estimate_flows, sample_map
-from c4d_nb.correspondence.queries import Queries
+from c4d_nb.correspondence.local_correlation import FeaturePyramid
+from c4d_nb.correspondence.queries import Queries, check_queries, clip_queries
 from c4d_nb.errors import InputError
 from c4d_nb.motion_mask import MIN_STATIC_POINTS, camera_residual_px
+from c4d_nb.pointmaps.inference import network_images
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
+from c4d_nb.resize import Resize, shrink, target_size
+
+POINTS_AT_ONCE = 2048
+"""More are followed in groups, each on its own, so that memory stays within bounds."""
+
+
+def track(
+    clip: Clip, queries: Queries | None = None, *, model: DynPT, window: int = 16, stride: int = 4, seed: int = 0
+) -> Tracks:
+    """Follow the queries with DynPT, both ways in time; by default grid queries in every ``stride``-th frame.
+
+    A point's first window is the earliest that has its query's frame in it. From there windows go forward to the end of
+    the clip, and backward to its beginning. Each begins with the positions that the one before it left, in new frames
+    with the last of these; where windows overlap the later word counts. In the frame of its query a point is where it
+    was asked for, and visible. C4D, supplement: windows of 16 frames, a stride of 4.
+
+    Each sweep encodes a frame when the first window reaches it and forgets it behind the last: but for the result,
+    memory grows with points x window. Raises ``InputError`` for queries outside the clip and windows without overlap.
+    """
+    if not 1 <= stride < window:
+        raise InputError(f"stride: expected 1 to {window - 1}, less than the window, but it is {stride}")
+    if queries is None:
+        queries = clip_queries(clip.frames, every=stride, generator=torch.Generator().manual_seed(seed))
+    check_queries(queries, len(clip), clip.size)
+    resize = Resize(*clip.size, *target_size(*clip.size, model.config.long_side))
+    spans = window_spans(len(clip), window=window, stride=stride)
+    stops = torch.tensor([span.stop for span in spans])
+    first = torch.searchsorted(stops, queries.frame, right=True)
+    groups = torch.arange(len(first)).chunk(-(-len(first) // POINTS_AT_ONCE))
+    sweep = _Sweep(model, clip, queries, resize)
+    back = int(first.max())
+    with torch.inference_mode(), tqdm(total=len(spans) + back, desc="tracking", unit="window") as bar:
+        for number, pyramid in enumerate(sweep.pyramids(spans)):
+            sweep.take_features(pyramid, spans[number], (first == number).nonzero()[:, 0])
+            for group in groups:
+                sweep.refine(pyramid, spans[number], group[first[group] <= number])
+            bar.update()
+        before = range(back - 1, -1, -1)
+        for number, pyramid in zip(before, sweep.pyramids([spans[i] for i in before]), strict=True):
+            for group in groups:
+                sweep.refine(pyramid, spans[number], group[first[group] > number])
+            bar.update()
+    return sweep.tracks()
+
+
+def window_spans(frames: int, *, window: int, stride: int) -> list[slice]:
+    """Windows of a clip, ``stride`` frames apart; the last one ends with the clip."""
+    last = max(0, frames - window)
+    starts = sorted({*range(0, last, stride), last})
+    return [slice(start, min(start + window, frames)) for start in starts]
+
+
+class _Sweep:
+    """What is known of all points while windows go over a clip, in the network's pixels."""
+
+    def __init__(self, model: DynPT, clip: Clip, queries: Queries, resize: Resize) -> None:
+        self.model, self.frames, self.queries, self.resize = model, clip.frames, queries, resize
+        self.device = next(model.parameters()).device
+        config, count = model.config, len(queries.frame)
+        uv = resize.uv_from_original(queries.uv).expand(len(clip), -1, -1).clone()
+        self.state = TrackState(uv, *torch.zeros(3, len(clip), count))
+        shape = (1, count, (2 * config.radius + 1) ** 2, config.channels)
+        self.known = queries.frame.expand(2, -1).clone()
+        """The first and the last frame in which each point's position is known."""
+        self.features = [torch.zeros(shape, device=self.device) for _ in range(config.levels)]
+
+    def pyramids(self, spans: Sequence[slice]) -> Iterator[FeaturePyramid]:
+        """Features of window after window; of frames that the one before had too, its own."""
+        before, pyramid = slice(0, 0), None
+        for span in spans:
+            shared = slice(max(span.start, before.start), min(span.stop, before.stop))
+            if shared.start >= shared.stop:
+                pyramid = self._encode(span)
+            else:
+                parts = [pyramid.window(shared.start - before.start, shared.stop - before.start)]
+                if span.start < shared.start:
+                    parts.insert(0, self._encode(slice(span.start, shared.start)))
+                if shared.stop < span.stop:
+                    parts.append(self._encode(slice(shared.stop, span.stop)))
+                levels = zip(*(part.levels for part in parts), strict=True)
+                pyramid = FeaturePyramid(tuple(torch.cat(level, dim=1) for level in levels), pyramid.size)
+            before = span
+            yield pyramid
+
+    def take_features(self, pyramid: FeaturePyramid, span: slice, points: Tensor) -> None:
+        """Those around the queries of ``points``, whose frames are in this window."""
+        if not len(points):
+            return
+        frame = self.queries.frame[points]
+        asked = torch.cat([(frame - span.start)[:, None].float(), self.state.uv[frame, points]], dim=1)
+        asked[:, 1:] = asked[:, 1:].clamp(min=-0.5).minimum(torch.tensor(pyramid.size[::-1]) - 0.5)  # of rounding
+        found = self.model.query_features(pyramid, asked[None].to(self.device))
+        for known, level in zip(self.features, found, strict=True):
+            known[:, points.to(self.device)] = level
+
+    def refine(self, pyramid: FeaturePyramid, span: slice, points: Tensor) -> None:
+        """The network's word on ``points`` in one window. It begins with the nearest positions that are known."""
+        if not len(points):
+            return
+        nearest = torch.arange(span.start, span.stop)[:, None].clamp(*self.known[:, points])
+        uv = self.state.uv[nearest, points][None].to(self.device)
+        begin = TrackState(uv, *torch.zeros(3, *uv.shape[:-1], device=self.device))
+        features = tuple(level[:, points.to(self.device)] for level in self.features)
+        found = self.model.refine(pyramid, features, begin)[-1]
+        for known, new in zip(self.state, found, strict=True):
+            known[span.start : span.stop, points] = new[0].float().cpu()
+        self.known[0, points] = self.known[0, points].clamp(max=span.start)
+        self.known[1, points] = self.known[1, points].clamp(min=span.stop - 1)
+
+    def tracks(self) -> Tracks:
+        """The result, in the clip's pixels."""
+        index = torch.arange(len(self.queries.frame))
+        uv, visible = self.resize.uv_to_original(self.state.uv), self.state.visibility > 0
+        uv[self.queries.frame, index], visible[self.queries.frame, index] = self.queries.uv, True
+        confidence, mobility = self.state.confidence.sigmoid(), self.state.mobility.sigmoid()
+        return Tracks(uv, visible, confidence, mobility, self.queries.frame)
+
+    def _encode(self, span: slice) -> FeaturePyramid:
+        size = self.resize.height, self.resize.width
+        small = np.stack([shrink(frame.numpy(), *size) for frame in self.frames[span]])
+        return self.model.encode(network_images(torch.from_numpy(small))[None].to(self.device))
 
 
 def track_by_flow(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from c4d_nb.camera import project, rays, transform
 from c4d_nb.clip import Tracks, Truth
-from c4d_nb.correspondence.queries import Queries
+from c4d_nb.correspondence.queries import Queries, check_queries
 from c4d_nb.errors import InputError
 from c4d_nb.kubric.cast import cast
 from c4d_nb.kubric.mobility import with_background
@@ -70,7 +70,7 @@ def point_tracks(truth: Truth, queries: Queries, *, scene: Scene | None = None) 
     its object (``truth.mobility``) in all frames; confidence is 1.
     """
     _check_truth(truth, "depth", "segmentation", "world_from_cam", "intrinsics", "positions", "quaternions", "mobility")
-    _check_queries(queries, truth)
+    check_queries(queries, len(truth.depth), tuple(truth.depth.shape[1:]))
     if scene is not None and (len(scene), scene.height, scene.width) != tuple(truth.depth.shape):
         raise InputError(
             f"scene: expected that of the clip, {tuple(truth.depth.shape)}, but it renders "
@@ -160,10 +160,3 @@ def _hit_by_rays(scene: Scene, uv: Tensor, depth: Tensor, inside: Tensor) -> Boo
 def _check_truth(truth: Truth, *names: str) -> None:
     if missing := [name for name in names if getattr(truth, name) is None]:
         raise InputError(f"truth: expected {', '.join(names)}, but it has no {', no '.join(missing)}")
-
-
-def _check_queries(queries: Queries, truth: Truth) -> None:
-    frames, height, width = truth.depth.shape
-    outside = (queries.uv < -0.5) | (queries.uv > queries.uv.new_tensor([width - 0.5, height - 0.5]))
-    if ((queries.frame < 0) | (queries.frame >= frames)).any() or outside.any() or not queries.uv.isfinite().all():
-        raise InputError(f"queries: expected points in {frames} frames of {width}x{height}, but there are others")

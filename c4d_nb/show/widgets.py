@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from c4d_nb.clip import Clip
 from c4d_nb.kubric.mobility import MobilityMode
 from c4d_nb.show.kubric import MobilityRule, label_figure
+from c4d_nb.show.queries import explorer_figure
 
 
 def mobility_explorer(clip: Clip) -> ipywidgets.VBox:
@@ -31,6 +32,23 @@ def mobility_explorer(clip: Clip) -> ipywidgets.VBox:
         control.observe(draw, names="value")
     draw()
     return ipywidgets.VBox([ipywidgets.HBox([threshold, mode]), ipywidgets.HBox([frame, spin]), picture])
+
+
+def query_explorer(clip: Clip, *, cell: int = 20) -> ipywidgets.VBox:
+    """Cell size, seed and frame by hand: where the queries lie, and what is far from one."""
+    size = ipywidgets.IntSlider(value=cell, min=6, max=64, description="cell (px)")
+    seed = ipywidgets.IntSlider(max=9, description="seed")
+    frame = ipywidgets.IntSlider(max=len(clip) - 1, description="frame")
+    picture = ipywidgets.Image(format="png")
+
+    def draw(_: object = None) -> None:
+        picture.value = _png(explorer_figure(clip.frames[frame.value], size.value, seed.value))
+
+    for control in (size, seed, frame):
+        control.continuous_update = False
+        control.observe(draw, names="value")
+    draw()
+    return ipywidgets.VBox([ipywidgets.HBox([size, seed, frame]), picture])
 
 
 def _png(figure: Figure) -> bytes:

@@ -1,0 +1,92 @@
+"""How good trackers are on clips with true tracks: mobility (D-ACC) and TAP-Vid's scores, split by split.
+
+``python -m c4d_nb.correspondence.evaluation CLIPS --weights dynpt dynpt_cnn dynpt_3d`` prints the table of the paper's
+ablation on these clips, with the flow-chained tracker below. Queries are the clips' own, tracked both ways in time.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from c4d_nb.clip import Clip, Tracks
+from c4d_nb.correspondence.dynpt import DynPT
+from c4d_nb.correspondence.queries import Queries
+from c4d_nb.correspondence.tracking import track, track_by_flow
+from c4d_nb.correspondence.weights import SHIPPED
+from c4d_nb.correspondence.windows import clip_sources
+from c4d_nb.errors import InputError
+from c4d_nb.metrics import dynamic_accuracy, tap_vid
+from c4d_nb.training import run_command
+
+SCORES = ("d_acc", "balanced", "f1", "always_static", "aj", "delta_avg", "oa")
+
+Tracker = Callable[[Clip, Queries], Tracks]
+
+
+def clip_scores(clip: Clip, tracker: Tracker) -> dict[str, float]:
+    """``SCORES`` of one clip, in %. Mobility counts from the frame of each query on, the rest in all frames but
+    that one, both ways in time."""
+    true = clip.truth.tracks
+    index = torch.arange(len(true.query_frame))
+    found = tracker(clip, Queries(true.uv[true.query_frame, index], true.query_frame))
+    points = {"uv_true": true.uv, "visible_true": true.visible, "query_frame": true.query_frame}
+    scores = tap_vid(found.uv, found.visible, **points, mode="strided", size=clip.size)
+    since = torch.arange(len(clip))[:, None] >= true.query_frame
+    scores |= dynamic_accuracy(found.mobility[since] > 0.5, true.mobility[since] > 0.5)
+    return {name: 100 * scores[name] for name in SCORES}
+
+
+def score_table(folder: str | Path, trackers: dict[str, Tracker]) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean scores over a folder's clips, by split (a file's name up to its first ``-``), then by tracker."""
+    rows: dict[str, dict[str, list[list[float]]]] = {}
+    for source in tqdm(clip_sources(folder), desc="clips", unit="clip"):
+        clip = source.load()
+        split = rows.setdefault(source.path.name.split("-")[0], {name: [] for name in trackers})
+        for name, tracker in trackers.items():
+            split[name].append(list(clip_scores(clip, tracker).values()))
+    return {
+        split: {
+            name: dict(zip(SCORES, torch.tensor(values, dtype=torch.float64).nanmean(dim=0).tolist(), strict=True))
+            for name, values in found.items()
+        }
+        for split, found in rows.items()
+    }
+
+
+def learned(model: DynPT) -> Tracker:
+    return lambda clip, queries: track(clip, queries, model=model)
+
+
+def by_flow(clip: Clip, queries: Queries) -> Tracks:
+    return track_by_flow(clip.frames, queries)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m c4d_nb.correspondence.evaluation",
+        description="Mobility and track scores of DynPT and of the flow-chained tracker, split by split.",
+    )
+    parser.add_argument("clips", type=Path, help="folder of clips with true tracks")
+    parser.add_argument("--weights", nargs="*", default=list(SHIPPED), metavar="NAME", help="names or paths")
+    return run_command(_run, parser.parse_args(arguments))
+
+
+def _run(options: argparse.Namespace) -> None:
+    try:
+        trackers = {Path(name).stem: learned(DynPT.from_checkpoint(name)) for name in options.weights}
+    except InputError as error:
+        raise InputError(f"weights: {error}") from error
+    table = score_table(options.clips, trackers | {"flow-chained": by_flow})
+    for split, rows in table.items():
+        print(f"{split:20}" + "".join(f"{name:>15}" for name in SCORES))
+        for name, scores in rows.items():
+            print(f"  {name:18}" + "".join(f"{scores[column]:15.1f}" for column in SCORES))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
