@@ -8,7 +8,13 @@ from torch.autograd import gradcheck
 
 from c4d_nb.correspondence.dynpt import PAPER, SMALL, DynPT, DynPTConfig, TrackState, initial_state
 from c4d_nb.correspondence.flow import sample_map
-from c4d_nb.correspondence.local_correlation import build_pyramid, cells_from_uv, local_correlation, neighborhoods
+from c4d_nb.correspondence.local_correlation import (
+    best_match,
+    build_pyramid,
+    cells_from_uv,
+    local_correlation,
+    neighborhoods,
+)
 from c4d_nb.correspondence.space_time import (
     SpaceTimeTransformer,
     displacement_code,
@@ -166,6 +172,45 @@ def test_fourier_code_by_hand():
     torch.testing.assert_close(code, torch.cat([angles.sin(), angles.cos()]))
 
 
+@pytest.mark.parametrize(("radius", "row", "column"), [(1, 0, 2), (2, 4, 1), (2, 2, 2)])
+def test_best_match_is_where_the_querys_own_feature_is_alike(radius, row, column):
+    """What its neighbours are like does not count."""
+    side = 2 * radius + 1
+    products = torch.ones(1, 1, 1, side, side, side * side)
+    products[..., side * side // 2] = 0
+    products[0, 0, 0, row, column, side * side // 2] = 0.8
+    match = best_match(products.flatten(3), torch.tensor(100.0))
+    torch.testing.assert_close(match.cells[0, 0, 0], torch.tensor([column - radius, row - radius]).float())
+    assert match.peak.item() == pytest.approx(0.8)
+    assert match.here.item() == pytest.approx(0.8 if row == column == radius else 0)
+
+
+def test_nothing_alike_is_no_reason_to_move():
+    match = best_match(torch.zeros(1, 2, 3, 625), torch.tensor(10.0))
+    torch.testing.assert_close(match.cells, torch.zeros(1, 2, 3, 2))
+
+
+def test_best_match_gradients(generator):
+    products = torch.rand(1, 1, 2, 81, generator=generator, dtype=torch.float64, requires_grad=True)
+    sharpness = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda p, s: best_match(p, s).cells, (products, sharpness))
+
+
+def test_an_untrained_network_moves_towards_the_match():
+    """A picture of noise slides by 3 px a frame; features of random weights suffice to follow for a while."""
+    torch.manual_seed(0)
+    noise = torch.rand(1, 3, 10, 14, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    wide = torch.nn.functional.interpolate(noise, (64, 96), mode="bicubic").clamp(-1, 1)
+    video = torch.stack([wide[..., 3 * t : 3 * t + 64] for t in range(3)], dim=1)
+    asked = torch.tensor([[[0.0, x, y] for x in (24, 32, 40) for y in (24, 32, 40)]])
+    model = DynPT(DynPTConfig(encoders=("cnn",), levels=1, passes=8)).eval()
+    with torch.inference_mode():
+        moved = model(video, asked)[-1].uv - asked[:, None, :, 1:]
+    still, one, two = moved[0, :, :, 0].median(dim=1).values.tolist()
+    assert abs(still) < 1
+    assert two < one < still - 1
+
+
 def test_displacements_are_those_to_both_neighbours():
     """One point that goes 1 px right, then 2 px down."""
     uv = torch.tensor([[[[5.0, 5.0], [6.0, 5.0], [6.0, 7.0]]]])
@@ -279,7 +324,7 @@ def test_initial_state_stays_at_the_query():
 
 def test_an_untrained_network_hardly_moves_anything():
     torch.manual_seed(0)
-    model = DynPT(DynPTConfig(**SIZES | {"encoders": ("cnn",)}))
+    model = DynPT(DynPTConfig(**SIZES | {"encoders": ("cnn",), "matching": False}))
     with torch.inference_mode():
         last = model(frames(), queries())[-1]
     assert 0 < (last.uv - initial_state(queries(), 5).uv).abs().max() < 1

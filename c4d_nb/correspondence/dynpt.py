@@ -5,6 +5,7 @@ C4D's tracker is CoTracker's architecture with a second, 3D-aware encoder and a 
 no more, sizes and details follow CoTracker3 (Karaev et al., 2024).
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from c4d_nb.correspondence.encoders import ENCODERS, STRIDE, CNNEncoder, FeatureEncoder, GeometryEncoder
 from c4d_nb.correspondence.local_correlation import (
     FeaturePyramid,
+    best_match,
     build_pyramid,
     cells_from_uv,
     local_correlation,
@@ -24,6 +26,9 @@ from c4d_nb.correspondence.local_correlation import (
 from c4d_nb.correspondence.space_time import PLACE_BANDS, SpaceTimeTransformer, displacement_code, place_code
 from c4d_nb.errors import InputError
 from c4d_nb.pointmaps.dust3r import ImageEncoder
+
+FIRST_SHARPNESS = 10.0
+"""Of matches, before training: products of features, -1 to 1, are multiplied by it before the softmax."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ class DynPTConfig:
     context: bool = True
     """Whether tokens also carry the query's features and the place in the frame: the camera's motion shows in where a
     point is as much as in how it moves."""
+    matching: bool = True
+    """Whether positions also move to where the query's own feature matches best on every level, as far as the
+    transformer lets them: a short training learns that much sooner than to read displacements off the correlations."""
     width: int = 128
     depth: int = 3
     heads: int = 4
@@ -81,6 +89,7 @@ PAPER = DynPTConfig(
     correlation=(384, 256),
     displacement_bands=10,
     context=False,
+    matching=False,
     width=384,
     heads=8,
     mlp_ratio=4,
@@ -123,7 +132,14 @@ class DynPT(nn.Module):
         self.correlation = nn.ModuleList(
             nn.Sequential(nn.Linear(k * k, hidden), nn.GELU(), nn.Linear(hidden, out)) for _ in range(config.levels)
         )
-        self.token = nn.Linear(3 + config.levels * out + 8 * config.displacement_bands, config.width)
+        inputs = 3 + config.levels * out + 8 * config.displacement_bands
+        if config.matching:
+            inputs += 4 * config.levels
+            self.sharpness = nn.Parameter(torch.full((config.levels,), math.log(FIRST_SHARPNESS)))
+            self.pull = nn.Linear(config.width, config.levels)
+            nn.init.zeros_(self.pull.weight)
+            nn.init.zeros_(self.pull.bias)
+        self.token = nn.Linear(inputs, config.width)
         if config.context:
             self.appearance = nn.Linear(config.levels * config.channels, config.width)
             self.place = nn.Linear(4 * PLACE_BANDS, config.width)
@@ -201,27 +217,43 @@ class DynPT(nn.Module):
         states = []
         for _ in range(self.config.passes):
             state = state._replace(uv=state.uv.detach())
-            tokens = self._tokens(pyramid, query_features, state)
-            change = self.head(self.transformer(tokens)).transpose(1, 2).to(state.uv.dtype)
-            uv = state.uv + STRIDE * change[..., :2]
-            state = TrackState(uv, *(a + b for a, b in zip(state[1:], change[..., 2:].unbind(-1), strict=True)))
+            tokens, matches = self._tokens(pyramid, query_features, state)
+            x = self.transformer(tokens)
+            change = self.head(x).to(state.uv.dtype)
+            step = STRIDE * change[..., :2]
+            if self.config.matching:
+                step = step + (self.pull(x).sigmoid()[..., None] * matches).mean(dim=-2)
+            uv = state.uv + step.transpose(1, 2)
+            logits = change[..., 2:].transpose(1, 2).unbind(-1)
+            state = TrackState(uv, *(a + b for a, b in zip(state[1:], logits, strict=True)))
             states.append(state)
         return states
 
     def _tokens(
         self, pyramid: FeaturePyramid, query_features: tuple[Tensor, ...], state: TrackState
-    ) -> Float[Tensor, "b n t c"]:
+    ) -> tuple[Float[Tensor, "b n t c"], Float[Tensor, "b n t l 2"] | None]:
+        """(what the transformer hears of each point and frame, the ways to the best matches on all levels, px)"""
         uv = state.uv.transpose(1, 2)
         similarity = [
-            mlp(local_correlation(level, around, cells_from_uv(uv, level=i), radius=self.config.radius))
-            for i, (mlp, level, around) in enumerate(zip(self.correlation, pyramid.levels, query_features, strict=True))
+            local_correlation(level, around, cells_from_uv(uv, level=i), radius=self.config.radius)
+            for i, (level, around) in enumerate(zip(pyramid.levels, query_features, strict=True))
         ]
-        logits = torch.stack(state[1:], dim=-1).transpose(1, 2)
-        tokens = self.token(torch.cat([logits, *similarity, displacement_code(uv, self.config.displacement_bands)], -1))
-        if not self.config.context:
-            return tokens
-        middle = torch.cat([around[:, :, around.shape[2] // 2] for around in query_features], dim=-1)
-        return tokens + self.appearance(middle)[:, :, None] + self.place(place_code(uv, pyramid.size))
+        parts = [torch.stack(state[1:], dim=-1).transpose(1, 2)]
+        parts += [mlp(values) for mlp, values in zip(self.correlation, similarity, strict=True)]
+        parts.append(displacement_code(uv, self.config.displacement_bands))
+        matches = None
+        if self.config.matching:
+            found = [
+                best_match(values, sharpness.exp())
+                for values, sharpness in zip(similarity, self.sharpness, strict=True)
+            ]
+            parts += [torch.cat([cells, torch.stack([peak, here], dim=-1)], dim=-1) for cells, peak, here in found]
+            matches = torch.stack([STRIDE * 2**i * match.cells for i, match in enumerate(found)], dim=-2)
+        tokens = self.token(torch.cat(parts, dim=-1))
+        if self.config.context:
+            middle = torch.cat([around[:, :, around.shape[2] // 2] for around in query_features], dim=-1)
+            tokens = tokens + self.appearance(middle)[:, :, None] + self.place(place_code(uv, pyramid.size))
+        return tokens, matches
 
 
 def _encoders(config: DynPTConfig, geometry: ImageEncoder | None) -> dict[str, nn.Module]:

@@ -3,7 +3,9 @@
 No volume of all pairs is ever built: memory grows with points x frames x neighbours, not with the size of the frames.
 """
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +71,28 @@ def local_correlation(
     values, fraction = _surrounding_cells(level, frame, cells, radius)
     products = values.flatten(2, 4) @ queries.mT  # all frames of a point in one matrix product
     return _interpolate(products.unflatten(2, values.shape[2:5]), fraction).flatten(3)
+
+
+class Match(NamedTuple):
+    """Where around an estimate a query's own feature, without its neighbours, is matched best."""
+
+    cells: Float[Tensor, "b n t 2"]
+    """The way there, (column, row): a mean of all ways, weighted by the softmax of the products (a soft argmax)."""
+    peak: Float[Tensor, "b n t"]
+    """The largest product."""
+    here: Float[Tensor, "b n t"]
+    """That at the estimate itself."""
+
+
+def best_match(products: Float[Tensor, "b n t k2"], sharpness: Float[Tensor, ""]) -> Match:
+    """From what ``local_correlation`` returns. The sharper, the nearer to the argmax."""
+    k = math.isqrt(products.shape[-1])
+    own = products.unflatten(-1, (k, k))[..., k // 2]
+    radius = math.isqrt(k) // 2
+    axis = torch.arange(-radius, radius + 1, dtype=products.dtype, device=products.device)
+    row, column = torch.meshgrid(axis, axis, indexing="ij")
+    ways = torch.stack([column.flatten(), row.flatten()], dim=-1)
+    return Match((sharpness * own).softmax(dim=-1) @ ways, own.amax(dim=-1), own[..., k // 2])
 
 
 def _surrounding_cells(
