@@ -2,7 +2,7 @@
 # make test: everything that is tested, notebooks included; CI runs exactly this.
 # make lab:  JupyterLab on the notebooks.
 # make clips: the shipped clips anew, from their seeds (data/README.md); make sheet: 24 others, in one picture.
-# make weights: the shipped weights anew; make pointmap-scores: how right they are.
+# make weights, make tracker-weights: the shipped weights anew; make pointmap-scores, make tracker-scores: how right.
 # Each makes .venv first and installs what it needs. PYTHON chooses the interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CLIP := data/movi_e.npz
 
-.PHONY: demo test lab scores clips sheet weights pointmap-scores lint notebooks clean
+.PHONY: demo test lab scores clips sheet weights pointmap-scores tracker-weights tracker-scores lint notebooks clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m c4d_nb $(CLIP) --out out/demo
@@ -49,6 +49,24 @@ weights: $(INSTALLED)
 	$(BIN)/python -m c4d_nb.kubric.takes --seeds 0:12 --subset validation --takes 4 --size 128 --out out/validation128
 	$(BIN)/python -m c4d_nb.pointmaps.training out/static128 --validation out/validation128 --out out/pointmaps
 	cp out/pointmaps/model.safetensors data/pointmaps.safetensors
+
+# DynPT with both encoders and with either alone, on the same budget: an hour and a half each on a core of its own.
+TRAIN_TRACKER := $(BIN)/python -m c4d_nb.correspondence.training out/tracks-train --validation out/tracks-watch
+TRAIN_TRACKER += --steps 1600 --learning-rate 1e-3
+MAKE_TRACKS := $(BIN)/python -m c4d_nb.kubric.generate --size 128 --samples 3
+tracker-weights: $(INSTALLED)
+	$(MAKE_TRACKS) --split panning_movi_e --seeds 0:6 --out out/tracks-watch
+	$(MAKE_TRACKS) --split movi_f --seeds 0:6 --out out/tracks-watch
+	$(MAKE_TRACKS) --split panning_movi_e --seeds 6:60 --out out/tracks-train
+	$(MAKE_TRACKS) --split movi_f --seeds 6:38 --out out/tracks-train
+	$(TRAIN_TRACKER) --out out/dynpt && cp out/dynpt/model.safetensors data/dynpt.safetensors
+	$(TRAIN_TRACKER) --encoders cnn --out out/dynpt_cnn && cp out/dynpt_cnn/model.safetensors data/dynpt_cnn.safetensors
+	$(TRAIN_TRACKER) --encoders 3d --out out/dynpt_3d && cp out/dynpt_3d/model.safetensors data/dynpt_3d.safetensors
+
+# The paper's ablation on held-out clips: mobility and TAP-Vid's scores, split by split, with the flow-chained tracker.
+tracker-scores: $(INSTALLED)
+	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --seeds 100:106 --out out/tracks-validation || exit 1; done
+	$(BIN)/python -m c4d_nb.correspondence.evaluation out/tracks-validation
 
 # Pointmaps of held-out static clips: the shipped weights beside two-view geometry and constant depth.
 pointmap-scores: $(INSTALLED)

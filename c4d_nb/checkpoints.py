@@ -112,6 +112,8 @@ def find_weights(
         return files[0]
     if path.is_file():
         return path
+    if str(name_or_path) in shipped:
+        raise InputError(f"name_or_path: expected {path}, which ships beside the package, but it is not there")
     if str(name_or_path) not in published:
         names = ", ".join([*shipped, *published])
         raise InputError(

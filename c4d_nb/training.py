@@ -225,8 +225,13 @@ def recipe_options(options: argparse.Namespace, default: Recipe) -> dict[str, in
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
-def run_command(run: Callable[[argparse.Namespace], object], options: argparse.Namespace) -> int:
-    """The exit code of a training's command."""
+def run_command(
+    run: Callable[[argparse.Namespace], object],
+    options: argparse.Namespace,
+    *,
+    after_interruption: str = "nothing was written",
+) -> int:
+    """The exit code of a command; a mistake of the user's is one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         run(options)
@@ -234,6 +239,6 @@ def run_command(run: Callable[[argparse.Namespace], object], options: argparse.N
         _log.error("error: %s", error)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        _log.error("interrupted: the same command goes on at the last checkpoint in %s", options.out)
+        _log.error("interrupted: %s", after_interruption)
         return EXIT_INTERRUPTED
     return 0

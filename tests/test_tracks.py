@@ -417,8 +417,8 @@ def segmented(segmentation):
             "truth: expected .*, but it has no mobility",
             lambda g: point_tracks(replace(plates(SLIDING), mobility=None), queries_at(0, (1, 1))),
         ),
-        ("queries: expected points within 4 frames of 32x24", lambda g: point_tracks(plates(), queries_at(4, (1, 1)))),
-        ("queries: expected points within 4 frames of 32x24", lambda g: point_tracks(plates(), queries_at(0, (31.6, 1)))),
+        ("queries: expected points within 4 frames", lambda g: point_tracks(plates(), queries_at(4, (1, 1)))),
+        ("queries: expected points within 4 frames", lambda g: point_tracks(plates(), queries_at(0, (31.6, 1)))),
         ("queries: expected points", lambda g: point_tracks(plates(), queries_at(0, (float("nan"), 1)))),
     ],
 )

@@ -70,6 +70,8 @@ class DynPTConfig:
         for name in ("channels", "levels", "radius", "displacement_bands", "depth", "heads", "virtual", "passes"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected 1 or more, but it is {getattr(self, name)}")
+        if self.long_side < self.smallest_side:
+            raise InputError(f"size: expected {self.smallest_side} px or more, but it is {self.long_side}")
         if self.width < 2 or self.width % (2 * self.heads):
             raise InputError(f"width: expected a multiple of twice the {self.heads} heads, but it is {self.width}")
 
@@ -151,7 +153,7 @@ class DynPT(nn.Module):
             virtual=config.virtual,
         )
         self.head = nn.Linear(config.width, 5)
-        nn.init.normal_(self.head.weight, std=1e-3)  # an untrained network leaves its estimates nearly alone
+        nn.init.normal_(self.head.weight, std=1e-3)  # an untrained network only follows its matches, if anything
         nn.init.zeros_(self.head.bias)
 
     @classmethod

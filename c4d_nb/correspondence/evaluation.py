@@ -78,14 +78,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     try:
-        trackers = {Path(name).stem: learned(DynPT.from_checkpoint(name)) for name in options.weights}
+        trackers = {name: learned(DynPT.from_checkpoint(name)) for name in options.weights}
     except InputError as error:
         raise InputError(f"weights: {error}") from error
     table = score_table(options.clips, trackers | {"flow-chained": by_flow})
+    width = max(len(name) for rows in table.values() for name in ("panning_movi_e", *rows)) + 2
     for split, rows in table.items():
-        print(f"{split:20}" + "".join(f"{name:>15}" for name in SCORES))
+        print(f"{split:{width}}" + "".join(f"{name:>15}" for name in SCORES))
         for name, scores in rows.items():
-            print(f"  {name:18}" + "".join(f"{scores[column]:15.1f}" for column in SCORES))
+            print(f"  {name:{width - 2}}" + "".join(f"{scores[column]:15.1f}" for column in SCORES))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ def track(
     Each sweep encodes a frame when the first window reaches it and forgets it behind the last: but for the result,
     memory grows with points x window. Raises ``InputError`` for queries outside the clip and windows without overlap.
     """
+    if window < 2:
+        raise InputError(f"window: expected 2 frames or more, but it is {window}")
     if not 1 <= stride < window:
         raise InputError(f"stride: expected 1 to {window - 1}, less than the window, but it is {stride}")
     if queries is None:
@@ -80,7 +82,7 @@ class _Sweep:
         self.model, self.frames, self.queries, self.resize = model, clip.frames, queries, resize
         self.device = next(model.parameters()).device
         config, count = model.config, len(queries.frame)
-        uv = resize.uv_from_original(queries.uv).expand(len(clip), -1, -1).clone()
+        uv = resize.uv_from_original(queries.uv.float()).expand(len(clip), -1, -1).clone()
         self.state = TrackState(uv, *torch.zeros(3, len(clip), count))
         shape = (1, count, (2 * config.radius + 1) ** 2, config.channels)
         self.known = queries.frame.expand(2, -1).clone()
@@ -134,7 +136,7 @@ class _Sweep:
         """The result, in the clip's pixels."""
         index = torch.arange(len(self.queries.frame))
         uv, visible = self.resize.uv_to_original(self.state.uv), self.state.visibility > 0
-        uv[self.queries.frame, index], visible[self.queries.frame, index] = self.queries.uv, True
+        uv[self.queries.frame, index], visible[self.queries.frame, index] = self.queries.uv.float(), True
         confidence, mobility = self.state.confidence.sigmoid(), self.state.mobility.sigmoid()
         return Tracks(uv, visible, confidence, mobility, self.queries.frame)
 

@@ -17,11 +17,10 @@ from c4d_nb.checkpoints import find_weights, licence_of, load_dust3r
 from c4d_nb.correspondence.dynpt import PAPER, SMALL, DynPT, DynPTConfig, TrackState
 from c4d_nb.correspondence.encoders import ENCODERS
 from c4d_nb.correspondence.losses import since_query, track_losses
-from c4d_nb.correspondence.weights import fingerprint, save_dynpt
+from c4d_nb.correspondence.weights import SHIPPED, fingerprint, load_dynpt, save_dynpt
 from c4d_nb.correspondence.windows import ClipSource, TrackWindow, TrackWindows, clip_sources, collate
 from c4d_nb.errors import InputError
 from c4d_nb.metrics import dynamic_accuracy, tap_vid
-from c4d_nb.pointmaps.dust3r import ImageEncoder
 from c4d_nb.training import OWN_LICENCE, Recipe, accelerator_for, add_recipe_options, fit, recipe_options, run_command
 
 VALIDATION_SEED = 2**31 - 1
@@ -55,20 +54,17 @@ def train(
     *,
     config: TrainConfig = TrainConfig(),
     geometry: str | Path = "small",
-    start: DynPT | None = None,
+    start: str | Path | None = None,
     validation: list[ClipSource] = [],  # noqa: B006 never written to
 ) -> DynPT:
     """Train on ``clips`` and leave ``model.safetensors`` with a picture and a record of the losses in ``out``.
 
-    ``geometry``: name or path of the pointmap network whose frozen encoder is the 3D-aware one. ``start`` is a network
-    to begin with. If ``out`` holds a checkpoint of the same recipe, training goes on there. ``validation`` clips are
-    only looked at. Raises ``InputError`` for clips without tracks or a checkpoint of another recipe.
+    ``geometry``: name or path of the pointmap network whose frozen encoder is the 3D-aware one. ``start`` are
+    weights to begin with. If ``out`` holds a checkpoint of the same recipe, training goes on there. ``validation``
+    clips are only looked at. Raises ``InputError`` for clips without tracks or a checkpoint of another recipe.
     """
     accelerator = accelerator_for(config)
-    frozen, licence = _frozen_encoder(config, geometry)
-    network = DynPT(config.network, geometry=frozen)
-    if start is not None:
-        _begin(network, start)
+    network, licence = _begin(config, geometry, start)
     watched = _fixed_windows(validation, config)
 
     def losses(model: nn.Module, batch: TrackWindow) -> dict[str, Tensor]:
@@ -87,7 +83,7 @@ def train(
         losses=losses,
         validate=(lambda model: window_scores(model, watched)) if watched else None,
         save_weights=lambda path: save_dynpt(network, path, dtype=torch.float16, licence=licence),
-        note="" if frozen is None else f"geometry {fingerprint(frozen)}",
+        note="" if network.geometry is None else f"geometry {fingerprint(network.geometry)}",
     )
     return network
 
@@ -115,21 +111,26 @@ def _starting(batch: TrackWindow, device: torch.device | str | None = None) -> T
     return TrackState(uv, *(torch.zeros_like(uv[..., 0]) for _ in range(3)))
 
 
-def _frozen_encoder(config: TrainConfig, geometry: str | Path) -> tuple[ImageEncoder | None, str | None]:
-    """(the encoder, the licence that weights with it in them have)"""
-    if "3d" not in config.network.encoders:
-        return None, OWN_LICENCE
-    try:
-        network = load_dust3r(geometry)
-        return network, licence_of(find_weights(geometry))
-    except InputError as error:
-        raise InputError(f"geometry: {error}") from error
-
-
-def _begin(network: DynPT, start: DynPT) -> None:
-    if replace(start.config, long_side=network.config.long_side) != network.config:
-        raise InputError(f"start: expected weights of {network.config}, but they are of {start.config}")
-    network.load_state_dict(start.state_dict())
+def _begin(config: TrainConfig, geometry: str | Path, start: str | Path | None) -> tuple[DynPT, str | None]:
+    """(network, licence of its weights, which is that of all that went into them)"""
+    licences, frozen = [OWN_LICENCE], None
+    if "3d" in config.network.encoders:
+        try:
+            frozen = load_dust3r(geometry)
+            licences.append(licence_of(find_weights(geometry)))
+        except InputError as error:
+            raise InputError(f"geometry: {error}") from error
+    network = DynPT(config.network, geometry=frozen)
+    if start is not None:
+        weights = load_dynpt(start)
+        if replace(weights.config, long_side=network.config.long_side) != network.config:
+            raise InputError(f"start: expected weights of {network.config}, but they are of {weights.config}")
+        if frozen is not None and fingerprint(weights.geometry) != fingerprint(frozen):
+            raise InputError(f"start: expected weights that were trained with the 3D-aware encoder of {geometry}")
+        network.load_state_dict(weights.state_dict())
+        licences.append(licence_of(find_weights(start, shipped=SHIPPED, published={})))
+    foreign = [licence for licence in licences if licence != OWN_LICENCE]
+    return network, foreign[0] if foreign else OWN_LICENCE
 
 
 def _windows(clips: list[ClipSource], config: TrainConfig, **options: object) -> TrackWindows:
@@ -146,18 +147,25 @@ def _fixed_windows(clips: list[ClipSource], config: TrainConfig) -> list[TrackWi
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run_command(_run, _parser().parse_args(arguments))
+    options = _parser().parse_args(arguments)
+    goes_on = f"the same command goes on at the last checkpoint in {options.out}"
+    return run_command(_run, options, after_interruption=goes_on)
 
 
 def _run(options: argparse.Namespace) -> None:
     preset = PRESETS[options.preset]
-    long_side = options.size or preset.network.long_side
+    long_side = preset.network.long_side if options.size is None else options.size
     network = replace(preset.network, encoders=tuple(options.encoders.split("+")), long_side=long_side)
     config = replace(preset, network=network, **recipe_options(options, preset))
     validation = [] if options.validation is None else clip_sources(options.validation)
-    start = None if options.start is None else DynPT.from_checkpoint(options.start)
-    clips = clip_sources(options.clips)
-    train(clips, options.out, config=config, geometry=options.geometry, start=start, validation=validation)
+    train(
+        clip_sources(options.clips),
+        options.out,
+        config=config,
+        geometry=options.geometry,
+        start=options.start,
+        validation=validation,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

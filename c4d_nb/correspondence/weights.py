@@ -54,9 +54,9 @@ def load_dynpt(name_or_path: str | Path, *, device: str | torch.device = "cpu", 
         note = json.loads(note_of(path)["config"])
         config = DynPTConfig(**_with_tuples(note["dynpt"]))
         geometry = ImageEncoder(DUSt3RConfig(**_with_tuples(note["geometry"]))) if "geometry" in note else None
-    except (KeyError, TypeError, ValueError) as error:
+        model = DynPT(config, geometry=geometry)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"name_or_path: expected weights of DynPT, but {path} does not say how it is built") from error
-    model = DynPT(config, geometry=geometry)
     if geometry is not None:
         found = {name.removeprefix(_GEOMETRY): t for name, t in weights.items() if name.startswith(_GEOMETRY)}
         _fill(geometry, found, path)

@@ -21,7 +21,7 @@ from c4d_nb.clip import Clip, Tracks, load_clip
 from c4d_nb.correspondence.losses import TrackTruth
 from c4d_nb.errors import InputError
 from c4d_nb.kubric.movi import MoviShards
-from c4d_nb.kubric.tfrecord import Shards
+from c4d_nb.kubric.tfrecord import SHARD_NAME, Shards
 from c4d_nb.kubric.tracks import point_tracks, sample_tapvid_queries
 
 CACHED_CLIPS = 2048
@@ -60,15 +60,18 @@ class ClipSource:
         if clip.truth.tracks is not None:
             return clip
         generator = torch.Generator().manual_seed(self.index or 0)
-        queries = sample_tapvid_queries(clip.truth, generator=generator)
-        return replace(clip, truth=replace(clip.truth, tracks=point_tracks(clip.truth, queries)))
+        try:
+            queries = sample_tapvid_queries(clip.truth, generator=generator)
+            return replace(clip, truth=replace(clip.truth, tracks=point_tracks(clip.truth, queries)))
+        except InputError as error:
+            raise InputError(f"clips: {self.path} has no tracks, and none can be made of its {error}") from error
 
 
 def clip_sources(folder: str | Path) -> list[ClipSource]:
     """All clip archives and MOVi records of a folder, in the order of their names."""
     folder = Path(folder)
     archives = [ClipSource(path) for path in sorted(folder.glob("*.npz"))]
-    shards = sorted(folder.glob("*.tfrecord*"))
+    shards = [path for path in sorted(folder.glob("*.tfrecord*")) if SHARD_NAME.fullmatch(path.name)]
     records = [ClipSource(path, index) for path in shards for index in range(len(Shards(path)))]
     if not archives and not records:
         raise InputError(f"clips: expected a folder of clip archives (.npz) or MOVi records, but {folder} has none")

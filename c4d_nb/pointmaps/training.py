@@ -141,7 +141,9 @@ def _fixed_batches(clips: list[Path], config: TrainConfig) -> list[Pairs]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run_command(_run, _parser().parse_args(arguments))
+    options = _parser().parse_args(arguments)
+    goes_on = f"the same command goes on at the last checkpoint in {options.out}"
+    return run_command(_run, options, after_interruption=goes_on)
 
 
 def _run(options: argparse.Namespace) -> None:
