@@ -19,6 +19,8 @@ from c4d_nb.correspondence.space_time import (
     SpaceTimeTransformer,
     displacement_code,
     fourier_code,
+    own_motion,
+    own_motion_code,
     place_code,
     time_code,
 )
@@ -209,6 +211,60 @@ def test_an_untrained_network_moves_towards_the_match():
     still, one, two = moved[0, :, :, 0].median(dim=1).values.tolist()
     assert abs(still) < 1
     assert two < one < still - 1
+
+
+# Motion beyond the camera's
+
+
+def plane_ways(generator, n=40, t=5):
+    """Points that all move by one quadratic function of the place, and their weights."""
+    start = torch.rand(1, n, 2, generator=generator) * torch.tensor([96.0, 64.0])
+    x, y = ((start - torch.tensor([48.0, 32.0])) / 48).unbind(-1)
+    basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)
+    way = basis @ (4 * torch.randn(6, 2, generator=generator))
+    return torch.stack([start + i * way for i in (0, 1)] + [start + way] * (t - 2), dim=2), torch.ones(1, n, t)
+
+
+def test_what_the_camera_explains_is_no_own_motion(generator):
+    uv, weight = plane_ways(generator)
+    rest = own_motion(uv, weight, size=(64, 96), horizon=1)
+    assert rest[:, :, 0].abs().max() < 0.05
+    assert rest.shape == uv.shape
+
+
+def test_own_motion_of_movers_stands_out(generator):
+    """Eight of 40 move by 3 px more; the others determine what the camera does."""
+    uv, weight = plane_ways(generator)
+    uv[:, :8, 1:] += torch.tensor([3.0, 0.0])
+    rest = own_motion(uv, weight, size=(64, 96), horizon=1)[0, :, 0]
+    torch.testing.assert_close(rest[:8], torch.tensor([3.0, 0.0]).expand(8, 2), atol=0.3, rtol=0)
+    assert rest[8:].norm(dim=-1).median() < 0.1
+
+
+def test_own_motion_over_a_horizon(generator):
+    uv, weight = plane_ways(generator, t=6)
+    two = own_motion(uv, weight, size=(64, 96), horizon=2)
+    assert torch.equal(two[:, :, 4], two[:, :, 3])
+    assert torch.equal(two[:, :, 5], two[:, :, 3])
+    assert torch.equal(own_motion(uv[:, :, :1], weight[:, :, :1], size=(64, 96), horizon=4), torch.zeros(1, 40, 1, 2))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_few_points_have_a_finite_own_motion(generator, n):
+    uv, weight = plane_ways(generator, n=n)
+    assert own_motion(uv, 0 * weight, size=(64, 96), horizon=4).isfinite().all()
+    assert own_motion(uv, weight, size=(64, 96), horizon=1)[:, :, 0].norm(dim=-1).max() < 1
+
+
+def test_own_motion_has_no_gradient(generator):
+    uv, weight = plane_ways(generator)
+    assert not own_motion(uv.requires_grad_(), weight, size=(64, 96), horizon=1).requires_grad
+
+
+def test_own_motion_code_by_hand():
+    code = own_motion_code(torch.tensor([[[[3.0, 4.0]]]]))[0, 0, 0]
+    assert code[-1].item() == pytest.approx(torch.tensor(6.0).log().item())
+    assert code[0].item() == pytest.approx(torch.tensor(3.0).sin().item())
 
 
 def test_displacements_are_those_to_both_neighbours():

@@ -13,7 +13,8 @@ from c4d_nb.correspondence import evaluation, tracking
 from c4d_nb.correspondence.dynpt import DynPT, DynPTConfig, TrackState
 from c4d_nb.correspondence.evaluation import SCORES, clip_scores, main, score_table
 from c4d_nb.correspondence.queries import Queries, check_queries, clip_queries
-from c4d_nb.correspondence.tracking import track, window_spans
+from c4d_nb.correspondence.toy import sliding_clip
+from c4d_nb.correspondence.tracking import chain_flow, track, window_spans
 from c4d_nb.correspondence.weights import save_dynpt
 from c4d_nb.errors import InputError
 from c4d_nb.kubric.generate import EXIT_BAD_INPUT, EXIT_INTERRUPTED
@@ -502,3 +503,19 @@ def test_command_can_be_interrupted(folder, tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.ERROR):
         code = main([str(folder), "--weights", str(weights(tmp_path / "w.safetensors"))])
     assert code == EXIT_INTERRUPTED
+
+
+# Starts by flow
+
+
+@pytest.mark.parametrize("long_side", [32, 64])
+def test_network_that_changes_nothing_leaves_the_flow(long_side):
+    """In the clip's pixels, whatever the network's."""
+    clip = sliding_clip(1, frames=9)
+    true = clip.truth.tracks
+    asked = Queries(true.uv[true.query_frame, torch.arange(len(true.query_frame))], true.query_frame)
+    model = network(head=0.0, matching=False, flow_start=True, long_side=long_side)
+    found = track(clip, asked, model=model, window=6)
+    uv, visible = chain_flow(clip.frames, asked)
+    torch.testing.assert_close(found.uv, uv, atol=1e-3, rtol=1e-4)
+    assert torch.equal(found.visible, visible)

@@ -11,6 +11,10 @@ from test_movi_writer import body
 from c4d_nb.camera import pinhole
 from c4d_nb.clip import Clip, Tracks, Truth
 from c4d_nb.correspondence import windows
+from c4d_nb.correspondence.dynpt import first_logits
+from c4d_nb.correspondence.queries import Queries
+from c4d_nb.correspondence.toy import sliding_clip
+from c4d_nb.correspondence.tracking import chain_flow
 from c4d_nb.correspondence.windows import (
     ClipSource,
     TrackWindow,
@@ -29,6 +33,13 @@ from c4d_nb.kubric.render import render_clip
 from c4d_nb.kubric.scene import Scene, Texture, look_at
 
 OPTIONS = {"size": 32, "frames": 6, "points": 8}
+
+
+@pytest.fixture(scope="module")
+def toy_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    sliding_clip(0, frames=10).save(folder / "0.npz")
+    return folder
 
 
 def clip_of(frames: torch.Tensor, uv: torch.Tensor, visible: torch.Tensor | None = None) -> Clip:
@@ -218,14 +229,14 @@ def test_crop_by_hand():
     """Twice as large: the border at (10, 4) becomes that at (-0.5, -0.5)."""
     frames = torch.zeros(1, 20, 30, 3, dtype=torch.uint8)
     uv = torch.tensor([[[9.5, 3.5], [10.0, 4.0], [14.0, 9.0], [17.5, 11.5]]])
-    images, moved = cropped(frames, uv, (10, 4, 8), 16)
+    images, moved = cropped(frames, uv, crop=(10, 4, 8), size=16)
     assert images.shape == (1, 3, 16, 16)
     assert moved[0].tolist() == [[-0.5, -0.5], [0.5, 0.5], [8.5, 10.5], [15.5, 15.5]]
 
 
 def test_crop_of_its_own_size_copies(generator):
     frames = torch.randint(256, (2, 20, 30, 3), generator=generator, dtype=torch.uint8)
-    images, _ = cropped(frames, torch.zeros(2, 1, 2), (7, 3, 12), 12)
+    images, _ = cropped(frames, torch.zeros(2, 1, 2), crop=(7, 3, 12), size=12)
     torch.testing.assert_close((images + 1) * 127.5, frames[:, 3:15, 7:19].permute(0, 3, 1, 2).float())
 
 
@@ -234,7 +245,7 @@ def test_crop_shrinks_as_opencv_averages(generator, size):
     """Up to the filter: area against antialiased bilinear, on a smooth image."""
     noise = torch.randint(256, (30, 30, 3), generator=generator, dtype=torch.uint8).numpy()
     smooth = cv2.GaussianBlur(noise, (0, 0), 4)
-    images, _ = cropped(torch.from_numpy(smooth)[None], torch.zeros(1, 1, 2), (0, 0, 30), size)
+    images, _ = cropped(torch.from_numpy(smooth)[None], torch.zeros(1, 1, 2), crop=(0, 0, 30), size=size)
     expected = cv2.resize(smooth, (size, size), interpolation=cv2.INTER_AREA)
     assert np.abs((images[0].permute(1, 2, 0).numpy() + 1) * 127.5 - expected).max() < 4
 
@@ -244,7 +255,7 @@ def test_dot_stays_under_its_point(crop, size):
     """The brightness has its centre where the point went."""
     frames = torch.zeros(1, 40, 44, 3, dtype=torch.uint8)
     frames[0, 17, 13] = 255
-    images, uv = cropped(frames, torch.tensor([[[13.0, 17.0]]]), crop, size)
+    images, uv = cropped(frames, torch.tensor([[[13.0, 17.0]]]), crop=crop, size=size)
     light = (images[0, 0] + 1).double()
     v, u = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     centre = torch.stack([(light * u).sum(), (light * v).sum()]) / light.sum()
@@ -470,7 +481,7 @@ def test_collate(sources):
     dataset = TrackWindows(sources, **OPTIONS)
     batch = collate([dataset[3], dataset[5]])
     for i, k in enumerate((3, 5)):
-        single = TrackWindow(*(part[i] for part in batch[:3]), type(batch.truth)(*(part[i] for part in batch.truth)))
+        single = TrackWindow(*(part[i] for part in batch[:4]), type(batch.truth)(*(part[i] for part in batch.truth)))
         assert equal(single, dataset[k])
 
 
@@ -590,3 +601,33 @@ def test_download_that_is_under_way_is_no_source(mixed):
     """As for ``Shards`` of a folder: what is not called a shard is none."""
     (mixed / "b-train.tfrecord-00000-of-00001_.gstmp").write_bytes(b"half a record")
     assert len(clip_sources(mixed)) == 3
+
+
+# Starts by flow
+
+
+def test_starts_by_flow_are_the_chain(toy_folder):
+    dataset = TrackWindows(clip_sources(toy_folder), size=64, frames=10, points=30, flow_start=True, augment=False)
+    clip = sliding_clip(0, frames=10)
+    tracks = clip.truth.tracks
+    window = dataset[0]
+    index = torch.arange(len(tracks.query_frame))
+    uv, visible = chain_flow(clip.frames, Queries(tracks.uv[tracks.query_frame, index], tracks.query_frame))
+    asked = torch.cat([tracks.query_frame[:, None].float(), tracks.uv[tracks.query_frame, index]], dim=1)
+    for point, query in enumerate(window.queries):
+        number = int((asked - query).norm(dim=1).argmin())
+        torch.testing.assert_close(asked[number], query)
+        torch.testing.assert_close(window.start[:, point], uv[:, number])
+        assert torch.equal(window.start_visibility[:, point], first_logits(visible[:, number]))
+        torch.testing.assert_close(window.truth.uv[:, point], tracks.uv[:, number])
+
+
+def test_starts_by_flow_are_altered_with_the_clip(toy_folder):
+    """Flow is near the truth in most frames: it is so after a crop, in the mirror, and back in time."""
+    dataset = TrackWindows(clip_sources(toy_folder), size=48, frames=6, points=40, flow_start=True)
+    for number in range(12):
+        window = dataset[number]
+        at_query = window.start[window.truth.query_frame, torch.arange(40)]
+        torch.testing.assert_close(at_query, window.queries[:, 1:], atol=1e-3, rtol=0)
+        error = (window.start - window.truth.uv).norm(dim=-1)[window.truth.visible & (window.start_visibility > 0)]
+        assert error.median() < 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from c4d_nb.correspondence.encoders import ENCODERS, STRIDE, CNNEncoder, FeatureEncoder, GeometryEncoder
@@ -23,12 +23,23 @@ from c4d_nb.correspondence.local_correlation import (
     local_correlation,
     neighborhoods,
 )
-from c4d_nb.correspondence.space_time import PLACE_BANDS, SpaceTimeTransformer, displacement_code, place_code
+from c4d_nb.correspondence.space_time import (
+    OWN_BANDS,
+    PLACE_BANDS,
+    SpaceTimeTransformer,
+    displacement_code,
+    own_motion,
+    own_motion_code,
+    place_code,
+)
 from c4d_nb.errors import InputError
 from c4d_nb.pointmaps.dust3r import ImageEncoder
 
 FIRST_SHARPNESS = 10.0
 """Of matches, before training: products of features, -1 to 1, are multiplied by it before the softmax."""
+
+
+FIRST_LOGIT = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,11 @@ class DynPTConfig:
     matching: bool = True
     """Whether positions also move to where the query's own feature matches best on every level, as far as the
     transformer lets them: a short training learns that much sooner than to read displacements off the correlations."""
+    flow_start: bool = False
+    """Whether positions begin with chained flow, the short-term correspondences, and with what it has lost from sight;
+    otherwise every point begins where it is queried, as in CoTracker, and a short training hardly ever gets away."""
+    own_motion: tuple[int, ...] = (1, 4)
+    """Over how many frames tokens are told what a point's way has beyond the camera's (``space_time.own_motion``)."""
     width: int = 128
     depth: int = 3
     heads: int = 4
@@ -81,7 +97,7 @@ class DynPTConfig:
         return STRIDE * 2 ** (self.levels - 1)
 
 
-SMALL = DynPTConfig()
+SMALL = DynPTConfig(flow_start=True)
 """For a CPU: 2.3 M values besides the frozen encoder."""
 PAPER = DynPTConfig(
     channels=128,
@@ -92,6 +108,7 @@ PAPER = DynPTConfig(
     displacement_bands=10,
     context=False,
     matching=False,
+    own_motion=(),
     width=384,
     heads=8,
     mlp_ratio=4,
@@ -118,6 +135,11 @@ def initial_state(queries: Float[Tensor, "b n 3"], frames: int) -> TrackState:
     return TrackState(uv, *(torch.zeros_like(uv[..., 0]) for _ in range(3)))
 
 
+def first_logits(visible: Bool[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Of visibility, from the word of another tracker."""
+    return torch.where(visible, FIRST_LOGIT, -FIRST_LOGIT)
+
+
 class DynPT(nn.Module):
     """``encode`` each frame once, take each query's features from its frame once, ``refine`` window by window.
 
@@ -135,12 +157,13 @@ class DynPT(nn.Module):
             nn.Sequential(nn.Linear(k * k, hidden), nn.GELU(), nn.Linear(hidden, out)) for _ in range(config.levels)
         )
         inputs = 3 + config.levels * out + 8 * config.displacement_bands
+        inputs += len(config.own_motion) * (4 * OWN_BANDS + 1)
         if config.matching:
             inputs += 4 * config.levels
             self.sharpness = nn.Parameter(torch.full((config.levels,), math.log(FIRST_SHARPNESS)))
             self.pull = nn.Linear(config.width, config.levels)
             nn.init.zeros_(self.pull.weight)
-            nn.init.zeros_(self.pull.bias)
+            nn.init.constant_(self.pull.bias, -3.0 if config.flow_start else 0.0)
         self.token = nn.Linear(inputs, config.width)
         if config.context:
             self.appearance = nn.Linear(config.levels * config.channels, config.width)
@@ -243,6 +266,9 @@ class DynPT(nn.Module):
         parts = [torch.stack(state[1:], dim=-1).transpose(1, 2)]
         parts += [mlp(values) for mlp, values in zip(self.correlation, similarity, strict=True)]
         parts.append(displacement_code(uv, self.config.displacement_bands))
+        seen = state.visibility.transpose(1, 2).sigmoid()
+        for horizon in self.config.own_motion:
+            parts.append(own_motion_code(own_motion(uv, seen, size=pyramid.size, horizon=horizon)))
         matches = None
         if self.config.matching:
             found = [

@@ -23,7 +23,7 @@ def estimate_flow(
 
 
 def estimate_flows(
-    frames: UInt8[Tensor, "t h w 3"], edges: Int[Tensor, "e 2"], *, method: str = "dis"
+    frames: UInt8[Tensor, "t h w 3"], edges: Int[Tensor, "e 2"], *, method: str = "dis", progress: bool = True
 ) -> tuple[Float[Tensor, "e h w 2"], Bool[Tensor, "e h w"]]:
     """Flow n -> m of every edge (n, m), and where it survives the forward-backward check.
 
@@ -33,7 +33,8 @@ def estimate_flows(
     grays = [_gray(frame) for frame in frames]
     pairs = edges.tolist()
     flows = torch.empty(len(pairs), *frames.shape[1:3], 2)
-    for i, (n, m) in enumerate(tqdm(pairs, desc="optical flow", unit="pair", leave=False)):
+    bar = {} if progress else {"disable": True}
+    for i, (n, m) in enumerate(tqdm(pairs, desc="optical flow", unit="pair", leave=False, **bar)):
         flows[i] = torch.from_numpy(estimate(grays[n], grays[m]))
     valid = torch.empty(flows.shape[:3], dtype=torch.bool)
     for i, back in enumerate(reverse_edges(edges)):

@@ -11,6 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 PLACE_BANDS = 4
+OWN_BANDS = 6
+RIDGE = 1e-2
+REWEIGHTINGS = 4
+LEAST_SPREAD_PX = 0.25
+"""Of the points that are taken to rest: below it residuals are noise."""
 
 
 class Attention(nn.Module):
@@ -107,6 +112,47 @@ def displacement_code(uv: Float[Tensor, "b n t 2"], bands: int) -> Float[Tensor,
     none = torch.zeros_like(uv[:, :, :1])
     ways = torch.cat([torch.cat([step, none], dim=2), torch.cat([none, -step], dim=2)], dim=-1)
     return fourier_code(ways, 2.0 ** -torch.arange(bands, dtype=uv.dtype, device=uv.device))
+
+
+def own_motion(
+    uv: Float[Tensor, "b n t 2"], weight: Float[Tensor, "b n t"], *, size: tuple[int, int], horizon: int
+) -> Float[Tensor, "b n t 2"]:
+    """What each point's way over ``horizon`` frames, px, has beyond a quadratic function of its place, which is fitted
+    to all points' ways by iterated reweighting: motion of its own, and parallax. The last frames have the way to them.
+
+    A plane's flow under a moving camera is such a function, nearly; what rests and is the majority determines it.
+    Without a gradient, and in float32 whatever the network's dtype.
+    """
+    frames = uv.shape[2]
+    horizon = min(horizon, frames - 1)
+    if horizon == 0:
+        return torch.zeros_like(uv)
+    with torch.no_grad(), torch.autocast(uv.device.type, enabled=False):
+        start = uv[:, :, : frames - horizon].transpose(1, 2).float()  # b t n 2
+        way = uv[:, :, horizon:].transpose(1, 2).float() - start
+        prior = weight[:, :, : frames - horizon].transpose(1, 2).float()
+        x, y = ((start - start.new_tensor([size[1], size[0]]) / 2) / (max(size) / 2)).clamp(-2, 2).unbind(-1)
+        basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)
+        ridge = RIDGE * torch.eye(6, device=uv.device)
+        rest = way
+        for step in range(REWEIGHTINGS + 1):
+            if step:
+                length = rest.norm(dim=-1)
+                scale = length.median(dim=-1, keepdim=True).values.clamp(min=LEAST_SPREAD_PX)
+                w = prior / (1 + (length / scale).square())
+            else:
+                w = prior
+            weighted = w[..., None] * basis
+            coefficients = torch.linalg.solve(weighted.mT @ basis + ridge, weighted.mT @ way)
+            rest = way - basis @ coefficients
+        rest = torch.cat([rest, rest[:, -1:].expand(-1, horizon, -1, -1)], dim=1)
+    return rest.transpose(1, 2).to(uv.dtype)
+
+
+def own_motion_code(rest: Float[Tensor, "b n t 2"]) -> Float[Tensor, "b n t c"]:
+    """Fourier code of a way, and the logarithm of its length."""
+    bands = 2.0 ** -torch.arange(OWN_BANDS, dtype=rest.dtype, device=rest.device)
+    return torch.cat([fourier_code(rest, bands), rest.norm(dim=-1, keepdim=True).log1p()], dim=-1)
 
 
 def place_code(uv: Float[Tensor, "b n t 2"], size: tuple[int, int]) -> Float[Tensor, "b n t c"]:

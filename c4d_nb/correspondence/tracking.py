@@ -8,21 +8,22 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
 from c4d_nb.clip import Clip, Tracks
-from c4d_nb.correspondence.dynpt import DynPT, TrackState
+from c4d_nb.correspondence.dynpt import DynPT, TrackState, first_logits
 from c4d_nb.correspondence.flow import estimate_flows, sample_map
 from c4d_nb.correspondence.local_correlation import FeaturePyramid
 from c4d_nb.correspondence.queries import Queries, check_queries, clip_queries
 from c4d_nb.errors import InputError
 from c4d_nb.motion_mask import MIN_STATIC_POINTS, camera_residual_px
 from c4d_nb.pointmaps.inference import network_images
-from c4d_nb.pointmaps.scene_graph import sliding_window_graph
 from c4d_nb.resize import Resize, shrink, target_size
 
+PAIRS_AT_ONCE = 32
+"""Whose flow is in memory."""
 POINTS_AT_ONCE = 2048
 """More are followed in groups, each on its own, so that memory stays within bounds."""
 
@@ -34,7 +35,8 @@ def track(
 
     A point's first window is the earliest that has its query's frame in it. From there windows go forward to the end of
     the clip, and backward to its beginning. Each begins with the positions that the one before it left, in new frames
-    with the last of these; where windows overlap the later word counts. In the frame of its query a point is where it
+    with the last of these; where windows overlap the later word counts. A network that was trained on starts by flow
+    begins with those of ``chain_flow``. In the frame of its query a point is where it
     was asked for, and visible. C4D, supplement: windows of 16 frames, a stride of 4.
 
     Each sweep encodes a frame when the first window reaches it and forgets it behind the last: but for the result,
@@ -82,11 +84,18 @@ class _Sweep:
         self.model, self.frames, self.queries, self.resize = model, clip.frames, queries, resize
         self.device = next(model.parameters()).device
         config, count = model.config, len(queries.frame)
-        uv = resize.uv_from_original(queries.uv.float()).expand(len(clip), -1, -1).clone()
-        self.state = TrackState(uv, *torch.zeros(3, len(clip), count))
-        shape = (1, count, (2 * config.radius + 1) ** 2, config.channels)
+        uv = queries.uv.float().expand(len(clip), -1, -1)
         self.known = queries.frame.expand(2, -1).clone()
         """The first and the last frame in which each point's position is known."""
+        self.seen = torch.zeros(len(clip), count)
+        """Logits of visibility that every window begins with."""
+        if config.flow_start:
+            uv, visible = chain_flow(clip.frames, queries)
+            self.known[0], self.known[1] = 0, len(clip) - 1
+            self.seen = first_logits(visible)
+        uv = resize.uv_from_original(uv).clone()
+        self.state = TrackState(uv, *torch.zeros(3, len(clip), count))
+        shape = (1, count, (2 * config.radius + 1) ** 2, config.channels)
         self.features = [torch.zeros(shape, device=self.device) for _ in range(config.levels)]
 
     def pyramids(self, spans: Sequence[slice]) -> Iterator[FeaturePyramid]:
@@ -124,7 +133,8 @@ class _Sweep:
             return
         nearest = torch.arange(span.start, span.stop)[:, None].clamp(*self.known[:, points])
         uv = self.state.uv[nearest, points][None].to(self.device)
-        begin = TrackState(uv, *torch.zeros(3, *uv.shape[:-1], device=self.device))
+        unknown = torch.zeros_like(uv[..., 0])
+        begin = TrackState(uv, self.seen[span][:, points][None].to(self.device), unknown, unknown)
         features = tuple(level[:, points.to(self.device)] for level in self.features)
         found = self.model.refine(pyramid, features, begin)[-1]
         for known, new in zip(self.state, found, strict=True):
@@ -155,16 +165,7 @@ def track_by_flow(
     is invisible and keeps its last position. Confidence falls with the distance in frames from the query, as a chain
     drifts. Mobility comes from the track's own epipolar residual against all other tracks (``epipolar_mobility``).
     """
-    edges = sliding_window_graph(len(frames), offsets=(1,))
-    flows, valid = estimate_flows(frames, edges)
-    half = len(frames) - 1
-    uv = queries.uv.expand(len(frames), -1, 2).clone()
-    visible = torch.zeros(uv.shape[:2], dtype=torch.bool)
-    visible[queries.frame, torch.arange(uv.shape[1])] = True
-    for n in range(half):
-        _step(uv, visible, n, n + 1, queries.frame <= n, flows[n], valid[n])
-    for n in range(half, 0, -1):
-        _step(uv, visible, n, n - 1, queries.frame >= n, flows[half + n - 1], valid[half + n - 1])
+    uv, visible = chain_flow(frames, queries)
     age = (torch.arange(len(frames))[:, None] - queries.frame).abs()
     diagonal = (frames.shape[1] ** 2 + frames.shape[2] ** 2) ** 0.5
     return Tracks(
@@ -174,6 +175,23 @@ def track_by_flow(
         mobility=epipolar_mobility(uv, visible, tolerance_px=noise * diagonal, horizons=horizons),
         query_frame=queries.frame,
     )
+
+
+def chain_flow(
+    frames: UInt8[Tensor, "t h w 3"], queries: Queries
+) -> tuple[Float[Tensor, "t n 2"], Bool[Tensor, "t n"]]:
+    """(uv, visible) of the queries, carried by flow from frame to frame, forward and backward in time."""
+    uv = queries.uv.float().expand(len(frames), -1, 2).clone()
+    visible = torch.zeros(uv.shape[:2], dtype=torch.bool)
+    visible[queries.frame, torch.arange(uv.shape[1])] = True
+    pairs = torch.stack([torch.arange(len(frames) - 1), torch.arange(1, len(frames))], dim=1)
+    for block in pairs.split(PAIRS_AT_ONCE):
+        for (n, m), flow, valid in _neighbor_flows(frames, block):
+            _step(uv, visible, n, m, queries.frame <= n, flow, valid)
+    for block in pairs.flip(0, 1).split(PAIRS_AT_ONCE):
+        for (n, m), flow, valid in _neighbor_flows(frames, block):
+            _step(uv, visible, n, m, queries.frame >= n, flow, valid)
+    return uv, visible
 
 
 def epipolar_mobility(
@@ -201,6 +219,14 @@ def epipolar_mobility(
             residuals.append(row)
     typical = torch.stack(residuals).nanquantile(0.75, dim=0).nan_to_num(0.0)
     return (typical**2 / (typical**2 + tolerance_px**2)).expand(t, n).clone()
+
+
+def _neighbor_flows(frames: Tensor, pairs: Int[Tensor, "e 2"]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """(pair, flow, where it passes the forward-backward check) of each pair."""
+    first = int(pairs.min())
+    both = torch.cat([pairs, pairs.flip(1)]) - first
+    flows, valid = estimate_flows(frames[first : int(pairs.max()) + 1], both, progress=False)
+    return zip(pairs.tolist(), flows, valid, strict=False)
 
 
 def _step(uv: Tensor, visible: Tensor, n: int, m: int, started: Tensor, flow: Tensor, valid: Tensor) -> None:

@@ -107,8 +107,8 @@ def window_scores(model: DynPT, windows: list[TrackWindow]) -> dict[str, float]:
 
 
 def _starting(batch: TrackWindow, device: torch.device | str | None = None) -> TrackState:
-    uv = batch.start.to(device or batch.start.device)
-    return TrackState(uv, *(torch.zeros_like(uv[..., 0]) for _ in range(3)))
+    uv, visibility = (part.to(device or part.device) for part in (batch.start, batch.start_visibility))
+    return TrackState(uv, visibility, torch.zeros_like(visibility), torch.zeros_like(visibility))
 
 
 def _begin(config: TrainConfig, geometry: str | Path, start: str | Path | None) -> tuple[DynPT, str | None]:
@@ -134,8 +134,15 @@ def _begin(config: TrainConfig, geometry: str | Path, start: str | Path | None) 
 
 
 def _windows(clips: list[ClipSource], config: TrainConfig, **options: object) -> TrackWindows:
-    size = config.network.long_side
-    return TrackWindows(clips, size=size, frames=config.window, points=config.points, **options)
+    network = config.network
+    return TrackWindows(
+        clips,
+        size=network.long_side,
+        frames=config.window,
+        points=config.points,
+        flow_start=network.flow_start,
+        **options,
+    )
 
 
 def _fixed_windows(clips: list[ClipSource], config: TrainConfig) -> list[TrackWindow]:

@@ -13,12 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from c4d_nb.clip import Clip, Tracks, load_clip
+from c4d_nb.correspondence.dynpt import first_logits
 from c4d_nb.correspondence.losses import TrackTruth
+from c4d_nb.correspondence.queries import Queries
+from c4d_nb.correspondence.tracking import chain_flow
 from c4d_nb.errors import InputError
 from c4d_nb.kubric.movi import MoviShards
 from c4d_nb.kubric.tfrecord import SHARD_NAME, Shards
@@ -37,11 +40,13 @@ KNOWN = 0.75
 
 
 class TrackWindow(NamedTuple):
-    """Frames, RGB in [-1, 1], queries (frame, x, y) in them, positions to begin with, and the truth."""
+    """Frames, RGB in [-1, 1], queries (frame, x, y) in them, what to begin with, and the truth."""
 
     frames: Float[Tensor, "*b t 3 h w"]
     queries: Float[Tensor, "*b n 3"]
     start: Float[Tensor, "*b t n 2"]
+    start_visibility: Float[Tensor, "*b t n"]
+    """Logits."""
     truth: TrackTruth
 
 
@@ -81,7 +86,8 @@ def clip_sources(folder: str | Path) -> list[ClipSource]:
 class TrackWindows(Dataset):
     """Endless random windows of clips: item k is the same whenever it is asked for.
 
-    Every query is a random point of truth in a frame that shows it. In a share ``warm`` of the windows, positions are
+    With ``flow_start``, queries are the tracks' own and begin with chained flow. Otherwise every query is a random
+    point of truth in a frame that shows it, and in a share ``warm`` of the windows, positions are
     as an earlier window leaves them, near the truth in the first three quarters of the frames and standing still after;
     in the others every point begins at its query. Without ``augment``, windows show the frames as they are, as large a
     square as fits from the top left.
@@ -95,12 +101,13 @@ class TrackWindows(Dataset):
         frames: int,
         points: int,
         seed: int = 0,
+        flow_start: bool = False,
         warm: float = 0.5,
         augment: bool = True,
     ) -> None:
         self.sources = list(sources)
         self.size, self.frames, self.points, self.seed = size, frames, points, seed
-        self.warm, self.augment = warm, augment
+        self.flow_start, self.warm, self.augment = flow_start, warm, augment
         self._load = lru_cache(CACHED_CLIPS)(self._read)
 
     def __len__(self) -> int:
@@ -108,41 +115,66 @@ class TrackWindows(Dataset):
 
     def __getitem__(self, number: int) -> TrackWindow:
         rng = np.random.default_rng([self.seed, number])
-        images, tracks = self._load(int(rng.integers(len(self.sources))))
+        images, tracks, chained = self._load(int(rng.integers(len(self.sources))))
         first = int(rng.integers(len(images) - self.frames + 1))
-        images, uv, visible, mobile = (
-            part[first : first + self.frames] for part in (images, tracks.uv, tracks.visible, tracks.mobility > 0.5)
+        window = slice(first, first + self.frames)
+        backward = self.augment and rng.random() < 0.5
+        uv, visible, mobile = tracks.uv, tracks.visible, tracks.mobility > 0.5
+        images, uv, visible, mobile, flowed, followed = (
+            part[window].flip(0) if backward else part[window] for part in (images, uv, visible, mobile, *chained)
         )
-        if self.augment and rng.random() < 0.5:
-            images, uv, visible, mobile = (part.flip(0) for part in (images, uv, visible, mobile))
         crop = random_crop(rng, tuple(images.shape[1:3])) if self.augment else (0, 0, min(images.shape[1:3]))
-        images, uv = cropped(images, uv, crop, self.size)
+        images, uv, flowed = cropped(images, uv, flowed, crop=crop, size=self.size)
         visible = visible & ((uv >= -0.5) & (uv <= self.size - 0.5)).all(dim=-1)
         if self.augment:
             if rng.random() < 0.5:
-                images, uv = images.flip(-1), uv * uv.new_tensor([-1, 1]) + uv.new_tensor([self.size - 1, 0])
+                images = images.flip(-1)
+                uv, flowed = (p * p.new_tensor([-1, 1]) + p.new_tensor([self.size - 1, 0]) for p in (uv, flowed))
             images, hidden = with_occluders(images, uv, rng)
             visible = visible & ~hidden
             images = with_changed_colors(images, rng)
-        chosen, query_frame = self._queries(visible, rng)
-        uv, visible, mobile = uv[:, chosen], visible[:, chosen], mobile[:, chosen]
+        if self.flow_start:
+            own = tracks.query_frame - first
+            chosen, query_frame = self._own_queries(visible, self.frames - 1 - own if backward else own, rng)
+        else:
+            chosen, query_frame = self._queries(visible, rng)
+        uv, visible, mobile, flowed = uv[:, chosen], visible[:, chosen], mobile[:, chosen], flowed[:, chosen]
         at_query = uv[query_frame, torch.arange(self.points)]
-        warm = self.augment and rng.random() < self.warm
-        known = round(KNOWN * self.frames)
+        start, start_visibility = at_query.expand(self.frames, -1, -1).clone(), torch.zeros(visible.shape)
+        if self.flow_start:
+            start, start_visibility = flowed, first_logits(followed[:, chosen])
+        elif self.augment and rng.random() < self.warm:
+            start = guessed(uv, round(KNOWN * self.frames), rng)
         return TrackWindow(
             frames=images,
             queries=torch.cat([query_frame[:, None].float(), at_query], dim=1),
-            start=guessed(uv, known, rng) if warm else at_query.expand(self.frames, -1, -1).clone(),
+            start=start,
+            start_visibility=start_visibility,
             truth=TrackTruth(uv, visible, mobile, _near_the_frame(uv, self.size), query_frame),
         )
 
-    def _read(self, number: int) -> tuple[Tensor, Tracks]:
+    def _read(self, number: int) -> tuple[Tensor, Tracks, tuple[Tensor, Tensor]]:
+        """(frames, true tracks, (positions, visibility) of the same queries by chained flow if it is to be)"""
         clip = self.sources[number].load()
         if len(clip) < self.frames:
             raise InputError(
                 f"clips: expected {self.frames} frames or more, but {self.sources[number].path} has {len(clip)}"
             )
-        return clip.frames, clip.truth.tracks
+        tracks = clip.truth.tracks
+        if not self.flow_start:
+            return clip.frames, tracks, (tracks.uv, tracks.visible)
+        asked = tracks.uv[tracks.query_frame, torch.arange(len(tracks.query_frame))]
+        return clip.frames, tracks, chain_flow(clip.frames, Queries(asked, tracks.query_frame))
+
+    def _own_queries(
+        self, visible: Bool[Tensor, "t n"], frame: Int[Tensor, "n"], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """As ``_queries``, of the tracks whose own ``frame`` is in the window and still shows them."""
+        inside = (frame >= 0) & (frame < self.frames)
+        inside &= visible[frame.clamp(0, self.frames - 1), torch.arange(len(frame))]
+        at_query = torch.zeros_like(visible)
+        at_query[frame[inside], inside.nonzero()[:, 0]] = True
+        return self._queries(at_query, rng)
 
     def _queries(self, visible: Bool[Tensor, "t n"], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """(number of the track, frame) of each query, each track once if there are enough that are ever seen."""
@@ -163,16 +195,14 @@ def random_crop(rng: np.random.Generator, size: tuple[int, int]) -> tuple[int, i
     return left, top, side
 
 
-def cropped(
-    frames: Tensor, uv: Float[Tensor, "t n 2"], crop: tuple[int, int, int], size: int
-) -> tuple[Float[Tensor, "t 3 s s"], Float[Tensor, "t n 2"]]:
+def cropped(frames: Tensor, *uv: Float[Tensor, "t n 2"], crop: tuple[int, int, int], size: int) -> tuple[Tensor, ...]:
     """Frames (t, h, w, 3) of 0 to 255 as RGB in [-1, 1], the crop resized to ``size`` x ``size``, and points in it."""
     left, top, side = crop
     images = frames[:, top : top + side, left : left + side].permute(0, 3, 1, 2).float() / 127.5 - 1
     if images.shape[-2:] != (size, size):
         images = F.interpolate(images, (size, size), mode="bilinear", antialias=True).clamp(-1, 1)
     scale = size / side
-    return images, (uv - uv.new_tensor([left, top]) + 0.5) * scale - 0.5
+    return images, *((points - points.new_tensor([left, top]) + 0.5) * scale - 0.5 for points in uv)
 
 
 def with_occluders(
