@@ -5,8 +5,6 @@ Needs the extra ``weights``.
 
 import argparse
 import json
-import logging
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,15 +21,12 @@ from tqdm import tqdm
 
 from c4d_nb.archive import atomic_output
 from c4d_nb.errors import InputError
-from c4d_nb.kubric.generate import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from c4d_nb.show.training import loss_figure
 
 OWN_LICENCE = "Apache-2.0"
 """Of weights that were trained from scratch; others inherit that of what they began with."""
 LOG_EVERY = 20
 CHECKPOINT, WEIGHTS, PLOT, RECORD = "checkpoint.pt", "model.safetensors", "losses.png", "losses.json"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,22 +218,3 @@ def recipe_options(options: argparse.Namespace, default: Recipe) -> dict[str, in
     """Those of ``add_recipe_options`` that were given."""
     names = [f.name for f in fields(default) if f.type is int or f.name == "learning_rate"]
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-
-
-def run_command(
-    run: Callable[[argparse.Namespace], object],
-    options: argparse.Namespace,
-    *,
-    after_interruption: str = "nothing was written",
-) -> int:
-    """The exit code of a command; a mistake of the user's is one sentence."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        run(options)
-    except InputError as error:
-        _log.error("error: %s", error)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        _log.error("interrupted: %s", after_interruption)
-        return EXIT_INTERRUPTED
-    return 0

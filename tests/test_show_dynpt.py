@@ -48,7 +48,14 @@ def test_figures_of_the_network(toy):
     with torch.inference_mode():
         pyramid = model.encode(frames)
         states = [initial_state(queries, 6), *model(frames, queries)]
-    assert len(show.correlation_figure(toy.frames, pyramid, (0, 30.0, 30.0), 5, 2).axes) == 4
+    assert (
+        len(
+            show.correlation_figure(
+                toy.frames, pyramid, (0, 30.0, 30.0), (5, 32.0, 30.0), truth=(31.0, 30.0), radius=2
+            ).axes
+        )
+        == 4
+    )
     assert len(show.feature_figure(toy.frames[0], {"one": pyramid.levels[0][0, 0].permute(2, 0, 1)}).axes) == 2
     left, right = show.passes_figure(toy.frames[3], states, truth, 3).axes
     assert len(right.lines) == 4

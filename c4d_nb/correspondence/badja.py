@@ -15,18 +15,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from c4d_nb.clip import Clip, Tracks, load_clip
+from c4d_nb.commands import run_command
 from c4d_nb.correspondence.dynpt import DynPT
 from c4d_nb.correspondence.evaluation import Tracker, by_flow, learned
 from c4d_nb.correspondence.queries import Queries, clip_queries
 from c4d_nb.errors import InputError
 from c4d_nb.resize import resize_nearest
-from c4d_nb.training import run_command
 
 ANNOTATED = (1080, 1920)
 """Height and width of the frames that BADJA's joints were marked in."""
 NEAR = 0.2
 """A joint is found within this part of the square root of the animal's area."""
-QUERY_EVERY = 12
+QUERY_EVERY, QUERY_CELL = 30, 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +87,9 @@ def shares_by_mask(tracks: Tracks, masks: Bool[Tensor, "t h w"]) -> dict[str, fl
 
 
 def animal_scores(clip: Clip, masks: Bool[Tensor, "t h w"], joints: Joints, tracker: Tracker) -> dict[str, float]:
-    """All scores of one sequence, in %. Mobility is that of grid queries in every twelfth frame."""
+    """All scores of one sequence, in %. Mobility is that of grid queries in every thirtieth frame."""
     found = share_found(tracker(clip, joint_queries(joints)), joints, masks)
-    grid = clip_queries(clip.frames, every=QUERY_EVERY, generator=torch.Generator().manual_seed(0))
+    grid = clip_queries(clip.frames, every=QUERY_EVERY, cell=QUERY_CELL, generator=torch.Generator().manual_seed(0))
     scores = {"joints found": found} | shares_by_mask(tracker(clip, grid), masks)
     return {name: 100 * value for name, value in scores.items()}
 

@@ -1,6 +1,6 @@
 """How good trackers are on clips with true tracks: mobility (D-ACC) and TAP-Vid's scores, split by split.
 
-``python -m c4d_nb.correspondence.evaluation CLIPS --weights dynpt dynpt_cnn dynpt_3d`` prints the table of the paper's
+``python -m c4d_nb.correspondence.evaluation CLIPS --weights dynpt dynpt_cnn`` prints the table of the paper's
 ablation on these clips, with the flow-chained tracker below. Queries are the clips' own, tracked both ways in time.
 """
 
@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from c4d_nb.clip import Clip, Tracks
+from c4d_nb.commands import run_command
 from c4d_nb.correspondence.dynpt import DynPT
 from c4d_nb.correspondence.queries import Queries
 from c4d_nb.correspondence.tracking import track, track_by_flow
@@ -20,7 +21,6 @@ from c4d_nb.correspondence.weights import SHIPPED
 from c4d_nb.correspondence.windows import clip_sources
 from c4d_nb.errors import InputError
 from c4d_nb.metrics import dynamic_accuracy, tap_vid
-from c4d_nb.training import run_command
 
 SCORES = ("d_acc", "balanced", "f1", "always_static", "aj", "delta_avg", "oa")
 

@@ -16,12 +16,15 @@ from c4d_nb.clip import Clip, Tracks
 from c4d_nb.correspondence.dynpt import DynPT, TrackState, first_logits
 from c4d_nb.correspondence.flow import estimate_flows, sample_map
 from c4d_nb.correspondence.local_correlation import FeaturePyramid
+from c4d_nb.correspondence.losses import NEAR_PX
 from c4d_nb.correspondence.queries import Queries, check_queries, clip_queries
 from c4d_nb.errors import InputError
 from c4d_nb.motion_mask import MIN_STATIC_POINTS, camera_residual_px
 from c4d_nb.pointmaps.inference import network_images
 from c4d_nb.resize import Resize, shrink, target_size
 
+SURE = 0.8
+"""The confidence that makes a point visible which flow has lost."""
 PAIRS_AT_ONCE = 32
 """Whose flow is in memory."""
 POINTS_AT_ONCE = 2048
@@ -35,9 +38,12 @@ def track(
 
     A point's first window is the earliest that has its query's frame in it. From there windows go forward to the end of
     the clip, and backward to its beginning. Each begins with the positions that the one before it left, in new frames
-    with the last of these; where windows overlap the later word counts. A network that was trained on starts by flow
-    begins with those of ``chain_flow``. In the frame of its query a point is where it
-    was asked for, and visible. C4D, supplement: windows of 16 frames, a stride of 4.
+    with the last of these; where windows overlap the later word counts.
+
+    A network that was trained on starts by flow begins with those of ``chain_flow``, and they keep a say: where flow
+    still follows a point and the network agrees to within 12 px of its own frames, the position is flow's, which is the
+    finer one; what flow has lost is visible only if the network is confident of it, too. In the frame of its query a
+    point is where it was asked for, and visible. C4D, supplement: windows of 16 frames, a stride of 4.
 
     Each sweep encodes a frame when the first window reaches it and forgets it behind the last: but for the result,
     memory grows with points x window. Raises ``InputError`` for queries outside the clip and windows without overlap.
@@ -89,10 +95,12 @@ class _Sweep:
         """The first and the last frame in which each point's position is known."""
         self.seen = torch.zeros(len(clip), count)
         """Logits of visibility that every window begins with."""
+        self.flowed = self.followed = None
         if config.flow_start:
-            uv, visible = chain_flow(clip.frames, queries)
+            uv, self.followed = chain_flow(clip.frames, queries)
+            self.flowed = resize.uv_from_original(uv)
             self.known[0], self.known[1] = 0, len(clip) - 1
-            self.seen = first_logits(visible)
+            self.seen = first_logits(self.followed)
         uv = resize.uv_from_original(uv).clone()
         self.state = TrackState(uv, *torch.zeros(3, len(clip), count))
         shape = (1, count, (2 * config.radius + 1) ** 2, config.channels)
@@ -145,9 +153,14 @@ class _Sweep:
     def tracks(self) -> Tracks:
         """The result, in the clip's pixels."""
         index = torch.arange(len(self.queries.frame))
-        uv, visible = self.resize.uv_to_original(self.state.uv), self.state.visibility > 0
-        uv[self.queries.frame, index], visible[self.queries.frame, index] = self.queries.uv.float(), True
+        uv, visible = self.state.uv, self.state.visibility > 0
         confidence, mobility = self.state.confidence.sigmoid(), self.state.mobility.sigmoid()
+        if self.flowed is not None:
+            agree = self.followed & ((uv - self.flowed).norm(dim=-1) < NEAR_PX)
+            uv = torch.where(agree[..., None], self.flowed, uv)
+            visible = visible & (self.followed | (confidence > SURE))
+        uv = self.resize.uv_to_original(uv)
+        uv[self.queries.frame, index], visible[self.queries.frame, index] = self.queries.uv.float(), True
         return Tracks(uv, visible, confidence, mobility, self.queries.frame)
 
     def _encode(self, span: slice) -> FeaturePyramid:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from c4d_nb.checkpoints import find_weights, licence_of, load_dust3r
+from c4d_nb.commands import run_command
 from c4d_nb.correspondence.dynpt import PAPER, SMALL, DynPT, DynPTConfig, TrackState
 from c4d_nb.correspondence.encoders import ENCODERS
 from c4d_nb.correspondence.losses import since_query, track_losses
@@ -21,7 +22,7 @@ from c4d_nb.correspondence.weights import SHIPPED, fingerprint, load_dynpt, save
 from c4d_nb.correspondence.windows import ClipSource, TrackWindow, TrackWindows, clip_sources, collate
 from c4d_nb.errors import InputError
 from c4d_nb.metrics import dynamic_accuracy, tap_vid
-from c4d_nb.training import OWN_LICENCE, Recipe, accelerator_for, add_recipe_options, fit, recipe_options, run_command
+from c4d_nb.training import OWN_LICENCE, Recipe, accelerator_for, add_recipe_options, fit, recipe_options
 
 VALIDATION_SEED = 2**31 - 1
 

@@ -16,11 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from c4d_nb.checkpoints import find_weights, licence_of, load_dust3r, save_dust3r
+from c4d_nb.commands import run_command
 from c4d_nb.errors import InputError
 from c4d_nb.pointmaps.dust3r import SMALL, VITL_DPT, VITL_LINEAR, DUSt3R, DUSt3RConfig, Pointmaps
 from c4d_nb.pointmaps.losses import confidence_loss, mean_error, regression_error, relative_point_error
 from c4d_nb.pointmaps.pairs import Pairs, StaticPairs, clip_paths, collate
-from c4d_nb.training import OWN_LICENCE, Recipe, accelerator_for, add_recipe_options, fit, recipe_options, run_command
+from c4d_nb.training import OWN_LICENCE, Recipe, accelerator_for, add_recipe_options, fit, recipe_options
 
 VALIDATION_SEED = 2**31 - 1
 PRESETS = {"small": SMALL, "vitl_linear": VITL_LINEAR, "vitl_dpt": VITL_DPT}

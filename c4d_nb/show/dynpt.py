@@ -35,26 +35,39 @@ def feature_figure(frame: UInt8[Tensor, "h w 3"], features: Mapping[str, Float[T
 
 
 def correlation_figure(
-    frames: UInt8[Tensor, "t h w 3"], pyramid: FeaturePyramid, query: tuple[int, float, float], there: int, radius: int
+    frames: UInt8[Tensor, "t h w 3"],
+    pyramid: FeaturePyramid,
+    query: tuple[int, float, float],
+    estimate: tuple[int, float, float],
+    *,
+    truth: tuple[float, float],
+    radius: int,
 ) -> Figure:
-    """A query, and how like its feature the features of frame ``there`` are, on every level; the square is what the
-    network sees of them, as long as it takes the point to be where it was."""
+    """A query (frame, x, y), and how like its feature those of the estimate's frame are, on every level. The square
+    around the estimate (dot) is what the network sees of them; the cross is the truth."""
     frame, *at = query
-    uv = torch.tensor(at)
+    there, *estimated = estimate
+    uv, guess, true = (torch.tensor(place) for place in (at, estimated, truth))
     figure = Figure(figsize=(2.5 * (2 + len(pyramid.levels)), 2.9), layout="constrained")
     left, right, *axes = figure.subplots(1, 2 + len(pyramid.levels))
     for ax, number, name in ((left, frame, "query, frame"), (right, there, "frame")):
         ax.imshow(frames[number].numpy())
         ax.set_title(f"{name} {number}", fontsize=10)
     left.plot(*at, "o", color=DYNAMIC_COLOR, markeredgecolor="white")
+    right.plot(*estimated, "o", color=DYNAMIC_COLOR, markeredgecolor="white")
+    right.plot(*truth, "x", color="white", markersize=7, markeredgewidth=2)
     for number, (ax, level) in enumerate(zip(axes, pyramid.levels, strict=True)):
         stride = STRIDE * 2**number
         column, row = cells_from_uv(uv, level=number).tolist()
         feature = _at(level[0, frame], column, row)
         ax.imshow((level[0, there] @ feature).numpy(), cmap="viridis", vmin=-1, vmax=1)
         side = 2 * radius + 1
-        corner = (column - side / 2, row - side / 2)
+        cell, target = (cells_from_uv(place, level=number).tolist() for place in (guess, true))
+        corner = (cell[0] - side / 2, cell[1] - side / 2)
+        ax.plot(*cell, "o", color=DYNAMIC_COLOR, markersize=4)
+        ax.plot(*target, "x", color="white", markersize=6, markeredgewidth=2)
         ax.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="white", linewidth=1.5))
+        ax.set(xlim=(-0.5, level.shape[3] - 0.5), ylim=(level.shape[2] - 0.5, -0.5))
         ax.set_title(f"level {number}: stride {stride} px", fontsize=10)
     _bare(figure)
     return figure
@@ -63,7 +76,7 @@ def correlation_figure(
 def passes_figure(
     frame: UInt8[Tensor, "h w 3"], states: Sequence[TrackState], truth: TrackTruth, index: int, *, limit: int = 24
 ) -> Figure:
-    """How the estimates in frame ``index`` walk from their queries to the truth (crosses), and the error by pass."""
+    """How the estimates in frame ``index`` walk from where they begin (truth: crosses), and the error by pass."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
     left.imshow(frame.numpy(), alpha=0.6)
@@ -75,7 +88,7 @@ def passes_figure(
         left.plot(*path[:, point].T.numpy(), "-", color=color, linewidth=1)
         left.plot(*path[-1, point].numpy(), "o", color=color, markersize=4)
     left.plot(*truth.uv[0, index, shown].T.numpy(), "x", color="black", markersize=4)
-    left.set_title(f"frame {index}: from the query to the estimate; truth is a cross", fontsize=10)
+    left.set_title(f"frame {index}: from the start to the estimate; truth is a cross", fontsize=10)
     left.set(xticks=[], yticks=[], xlim=(-0.5, frame.shape[1] - 0.5), ylim=(frame.shape[0] - 0.5, -0.5))
     errors = torch.stack([(state.uv - truth.uv).norm(dim=-1)[truth.visible & truth.valid] for state in states])
     for name, share in (("half of the points", 0.5), ("three quarters", 0.75), ("nine tenths", 0.9)):
