@@ -338,8 +338,8 @@ table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORE
 show.error_figure(clip, tracks, clip.truth.tracks)
 
 # %% [markdown]
-# - **Positions drift.** The error grows with the distance from the query (right), as it must when flow is chained and nothing corrects it; three times as fast on the turning box as on what rests.
-# - **Mobility errs in patches** (circles): among the objects in the middle, where much moves behind and beside each other, and at the image's border, where a track is short.
+# - **Positions drift.** The error grows with the distance from the query (right), as it must when flow is chained and nothing corrects it; twice as fast on what moves as on what rests.
+# - **Mobility errs in patches** (circles): among the objects in the middle, where much moves behind and beside each other, and at the borders of the image.
 # - **What is hidden stays lost.** The network may call a point visible again, but seldom finds where it came out.
 #
 # What would help is known: more windows. The paper's network saw 1,600 times as many. `python -m c4d_nb.correspondence.training --help` shows how to go on, on a GPU.
