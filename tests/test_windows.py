@@ -631,3 +631,15 @@ def test_starts_by_flow_are_altered_with_the_clip(toy_folder):
         torch.testing.assert_close(at_query, window.queries[:, 1:], atol=1e-3, rtol=0)
         error = (window.start - window.truth.uv).norm(dim=-1)[window.truth.visible & (window.start_visibility > 0)]
         assert error.median() < 1
+
+
+def test_query_is_in_the_frame_even_if_nothing_is_seen(tmp_path):
+    """Or a training would end there."""
+    uv = torch.full((10, 5, 2), 70.0)
+    hidden = clip_of(torch.zeros(10, 40, 48, 3, dtype=torch.uint8), uv, torch.zeros(10, 5, dtype=torch.bool))
+    hidden.save(tmp_path / "0.npz")
+    for flow_start in (False, True):
+        dataset = TrackWindows(clip_sources(tmp_path), **OPTIONS, flow_start=flow_start)
+        for number in range(4):
+            queries = dataset[number].queries[:, 1:]
+            assert ((queries >= -0.5) & (queries <= OPTIONS["size"] - 0.5)).all()

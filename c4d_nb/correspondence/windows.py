@@ -139,7 +139,8 @@ class TrackWindows(Dataset):
         else:
             chosen, query_frame = self._queries(visible, rng)
         uv, visible, mobile, flowed = uv[:, chosen], visible[:, chosen], mobile[:, chosen], flowed[:, chosen]
-        at_query = uv[query_frame, torch.arange(self.points)]
+        # What is asked for lies within the frame also where every point is hidden, and none can be asked for rightly.
+        at_query = uv[query_frame, torch.arange(self.points)].clamp(-0.5, self.size - 0.5)
         start, start_visibility = at_query.expand(self.frames, -1, -1).clone(), torch.zeros(visible.shape)
         if self.flow_start:
             start, start_visibility = flowed, first_logits(followed[:, chosen])
