@@ -215,9 +215,7 @@ def test_small_is_the_file_beside_the_package(tmp_path, monkeypatch) -> None:
     assert checkpoints.SHIPPED["small"].resolve() == root / "data" / "pointmaps.safetensors"
     path = tmp_path / "pointmaps.safetensors"
     monkeypatch.setitem(checkpoints.SHIPPED, "small", path)
-    with pytest.raises(
-        InputError, match=r"name_or_path: expected .* which ships beside the package"
-    ):
+    with pytest.raises(InputError, match=r"name_or_path: expected .* which ships beside the package"):
         DUSt3R.from_checkpoint("small")
     checkpoints.save_dust3r(filled(DUSt3R(TOLD)), path, licence="Apache-2.0")
     assert DUSt3R.from_checkpoint("small").config == TOLD
