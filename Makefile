@@ -52,7 +52,6 @@ weights: $(INSTALLED)
 
 # DynPT with both encoders, and with the CNN alone on the same budget: an hour each on a core of its own.
 TRAIN_TRACKER := $(BIN)/python -m c4d_nb.correspondence.training out/tracks-train --validation out/tracks-watch
-TRAIN_TRACKER += --steps 1000 --learning-rate 1e-3
 MAKE_TRACKS := $(BIN)/python -m c4d_nb.kubric.generate --size 128 --samples 3
 tracker-weights: $(INSTALLED)
 	$(MAKE_TRACKS) --split panning_movi_e --seeds 0:6 --out out/tracks-watch

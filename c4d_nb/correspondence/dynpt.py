@@ -37,9 +37,8 @@ from c4d_nb.pointmaps.dust3r import ImageEncoder
 
 FIRST_SHARPNESS = 10.0
 """Of matches, before training: products of features, -1 to 1, are multiplied by it before the softmax."""
-
-
 FIRST_LOGIT = 2.0
+"""Of visibility, where another tracker has followed a point, and less this where it has lost it."""
 
 
 @dataclass(frozen=True)

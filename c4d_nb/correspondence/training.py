@@ -32,9 +32,9 @@ class TrainConfig(Recipe):
     """The recipe; the default is that of the weights that ship, for a CPU. ``PAPER_RECIPE`` is the paper's."""
 
     network: DynPTConfig = SMALL
-    steps: int = 3000
+    steps: int = 1000
     batch_size: int = 1
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-5
     betas: tuple[float, float] = (0.9, 0.999)
     max_gradient_norm: float = 10.0
@@ -45,7 +45,7 @@ class TrainConfig(Recipe):
     validation_windows: int = 24
 
 
-PAPER_RECIPE = TrainConfig(network=PAPER, steps=50_000, batch_size=32, points=256)
+PAPER_RECIPE = TrainConfig(network=PAPER, steps=50_000, batch_size=32, learning_rate=5e-4, points=256)
 PRESETS = {"small": TrainConfig(), "paper": PAPER_RECIPE}
 
 
