@@ -50,16 +50,17 @@ weights: $(INSTALLED)
 	$(BIN)/python -m c4d_nb.pointmaps.training out/static128 --validation out/validation128 --out out/pointmaps
 	cp out/pointmaps/model.safetensors data/pointmaps.safetensors
 
-# DynPT with both encoders, and with the CNN alone on the same budget: an hour each on a core of its own.
+# DynPT with both encoders, with the CNN alone and with the 3D-aware one alone, on one budget: an hour each on a core.
 TRAIN_TRACKER := $(BIN)/python -m c4d_nb.correspondence.training out/tracks-train --validation out/tracks-watch
-MAKE_TRACKS := $(BIN)/python -m c4d_nb.kubric.generate --size 128 --samples 3
+MAKE_TRACKS := $(BIN)/python -m c4d_nb.kubric.generate --size 256 --samples 3
 tracker-weights: $(INSTALLED)
-	$(MAKE_TRACKS) --split panning_movi_e --seeds 0:6 --out out/tracks-watch
-	$(MAKE_TRACKS) --split movi_f --seeds 0:6 --out out/tracks-watch
-	$(MAKE_TRACKS) --split panning_movi_e --seeds 6:60 --out out/tracks-train
-	$(MAKE_TRACKS) --split movi_f --seeds 6:38 --out out/tracks-train
+	$(MAKE_TRACKS) --split panning_movi_e --seeds 0:4 --out out/tracks-watch
+	$(MAKE_TRACKS) --split movi_f --seeds 0:4 --out out/tracks-watch
+	$(MAKE_TRACKS) --split panning_movi_e --seeds 4:56 --out out/tracks-train
+	$(MAKE_TRACKS) --split movi_f --seeds 4:44 --out out/tracks-train
 	$(TRAIN_TRACKER) --out out/dynpt && cp out/dynpt/model.safetensors data/dynpt.safetensors
 	$(TRAIN_TRACKER) --encoders cnn --out out/dynpt_cnn && cp out/dynpt_cnn/model.safetensors data/dynpt_cnn.safetensors
+	$(TRAIN_TRACKER) --encoders 3d --out out/dynpt_3d && cp out/dynpt_3d/model.safetensors data/dynpt_3d.safetensors
 
 # The paper's ablation on held-out clips: mobility and TAP-Vid's scores, split by split, with the flow-chained tracker.
 tracker-scores: $(INSTALLED)

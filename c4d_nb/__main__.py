@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="network: small (shipped, default), dust3r_512_dpt, monst3r_512_dpt, ..., a path, or two_view for none",
     )
+    parser.add_argument("--masks", metavar="DIR", help="folder of masks of what moves, to use instead of our own")
+    parser.add_argument("--combine-masks", action="store_true", help="use --masks beside our own, not instead of them")
     parser.add_argument("--true-masks", metavar="DIR", help="folder of true motion masks, to score against")
     parser.add_argument("--seed", type=int, default=0, help="of the random query points (default 0)")
     return parser

@@ -17,6 +17,7 @@ from c4d_nb.metrics import motion_iou, score_table
 from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.reconstruct import ReconstructConfig, reconstruct
 from c4d_nb.reconstruction import Reconstruction
+from c4d_nb.resize import resize_nearest
 from c4d_nb.show.figures import camera_path, overview, time_slice
 from c4d_nb.show.viewer import write_viewer
 
@@ -34,8 +35,13 @@ def run(options: argparse.Namespace) -> dict[str, float]:
             long_side=options.long_side,
             intrinsics=None if options.intrinsics is None else parse_intrinsics(options.intrinsics),
         )
-        true_masks = None if options.true_masks is None else _load_masks(options, clip)
-        result = reconstruct(clip, ReconstructConfig(seed=options.seed), network=_load_network(options.pointmaps))
+        true_masks, own_masks = (_load_masks(name, options, clip) for name in ("true_masks", "masks"))
+        result = reconstruct(
+            clip,
+            ReconstructConfig(seed=options.seed, own_masks="combine" if options.combine_masks else "replace"),
+            network=_load_network(options.pointmaps),
+            masks=None if own_masks is None else resize_nearest(own_masks, *clip.size),
+        )
         write_outputs(result, folder)
     scores = {} if clip.truth is None else score_table(result, clip.truth)
     if true_masks is not None:
@@ -93,13 +99,17 @@ def _read_matrix(path: Path) -> np.ndarray:
         return np.loadtxt(path)
 
 
-def _load_masks(options: argparse.Namespace, clip: Clip) -> Bool[Tensor, "t H W"]:
+def _load_masks(name: str, options: argparse.Namespace, clip: Clip) -> Bool[Tensor, "t H W"] | None:
+    """Those of the option ``name``, of the same frames as the clip and in original pixels: dynamic is white."""
+    path = getattr(options, name)
+    if path is None:
+        return None
     selection = {"start": options.start, "stride": options.stride, "max_frames": options.max_frames}
     try:
-        masks = load_clip(options.true_masks, **selection).frames[..., 0] > 127
+        masks = load_clip(path, **selection).frames.amax(dim=-1) > 127
     except InputError as error:
-        raise InputError(f"true_masks: {error}") from error
+        raise InputError(f"{name}: {error}") from error
     expected = (len(clip), clip.original.original_height, clip.original.original_width)
     if tuple(masks.shape) != expected:
-        raise InputError(f"true_masks: expected masks of shape {expected}, but it is {tuple(masks.shape)}")
+        raise InputError(f"{name}: expected masks of shape {expected}, but it is {tuple(masks.shape)}")
     return masks

@@ -1,23 +1,68 @@
 """Motion masks from dual correspondences: epipolar geometry of the static points, tested on every pixel's flow.
 
 Static points come from the tracker (long-term), their matches from optical flow (short-term). Their fundamental matrix
-describes the camera alone, so a pixel whose flow violates it moves by itself (main text of C4D, motion mask).
+describes the camera alone, so a pixel whose flow violates it moves by itself (main text of C4D, motion mask). ``paper``
+is that; ``robust`` keeps what each pair says as evidence and lets pixels that belong together agree (``consensus``).
 """
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from c4d_nb.camera import pixel_grid
 from c4d_nb.clip import Tracks
+from c4d_nb.consensus import agree, between_two_modes, smooth_within_edges
 from c4d_nb.correspondence.flow import sample_map
+from c4d_nb.epipolar import (
+    FUNDAMENTAL,
+    HOMOGRAPHY,
+    homography_error,
+    least_median,
+    least_squares,
+    sampson_error,
+    spread,
+)
 from c4d_nb.errors import InputError
 
 MIN_STATIC_POINTS = 15
-_METHODS = {"lmeds": cv2.FM_LMEDS, "magsac": cv2.USAC_MAGSAC}
+LEAST_SPREAD_PX = 1e-3
+"""Of the static points: within less they determine nothing."""
+EXPLAINED = 0.95
+"""Of what F explains: a homography that explains as much leaves F undetermined."""
+EXPLAINED_EXACTLY, AS_EXACT = 0.8, 4.0
+"""Fewer are enough for one whose median error is at most so many times F's: an undetermined F also bends to movers that
+are taken for static. (With noise alone the two medians are 1.75 times apart: one is of a distance, one of a part.)"""
+LEAST_NOISE_PX = 0.02
+PAIRS_AT_ONCE = 16
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RobustConfig:
+    """What ``robust`` adds to the paper's masks; every part can be switched off."""
+
+    homography: bool = True
+    """Whether to measure against a homography where that explains the static points as well as F does."""
+    checked: bool = True
+    """Whether flow that fails its forward-backward check says nothing."""
+    noise: float = 3.0
+    """The threshold of a pair is at least so many times the robust standard deviation of its static points."""
+    appearance: bool = True
+    """Whether superpixels that look alike agree on what moves."""
+    threshold_range: tuple[float, float] = (0.3, 0.4)
+    """Of the evidence, 0 to 1, above which a pixel is dynamic. Within it the threshold parts the clip's two modes."""
+    edges: bool = True
+    """Whether evidence is smoothed within the edges of the image, at last."""
 
 
 def fundamental_matrix(
@@ -26,75 +71,96 @@ def fundamental_matrix(
     """F of unit Frobenius norm with ``x_2^T F x_1 = 0`` for static matches.
 
     ``lmeds``: Least Median of Squares, then one 8-point refit on its own inliers (2.5 robust standard deviations),
-    which makes it several times more exact on contaminated matches (a test holds it to that). ``magsac``: USAC_MAGSAC.
-    ``8point``: all matches. Raises ``InputError`` below 8 matches or when no F can be found.
+    which makes it several times more exact on contaminated matches (a test holds it to that). ``magsac``: USAC_MAGSAC
+    of OpenCV. ``8point``: all matches. Raises ``InputError`` below 8 matches or when no F can be found.
     """
     if len(uv_1) < 8:
         raise InputError(f"uv_1: expected at least 8 matches for a fundamental matrix, but there are {len(uv_1)}")
-    points_1, points_2 = uv_1.double().cpu().numpy(), uv_2.double().cpu().numpy()
-    if method == "8point":
-        found = _eight_point(points_1, points_2)
-    elif method in _METHODS:
-        cv2.setRNGSeed(0)
-        found, inliers = cv2.findFundamentalMat(points_1, points_2, _METHODS[method], 1.0, 0.99, 1000)
-        if found is not None and method == "lmeds":
-            inliers = inliers[:, 0] > 0
-            found = _eight_point(points_1[inliers], points_2[inliers]) if inliers.sum() >= 8 else found[:3]
-    else:
-        raise InputError(f"method: expected 'lmeds', 'magsac' or '8point', but it is {method!r}")
-    if found is None or not np.isfinite(found).all():
+    count = torch.tensor([len(uv_1)], device=uv_1.device)
+    found = None
+    if min(spread(uv[None], count).min() for uv in (uv_1, uv_2)) > LEAST_SPREAD_PX:
+        if method == "lmeds":
+            found = least_median(FUNDAMENTAL, uv_1[None], uv_2[None], count)[0]
+        elif method == "8point":
+            found = least_squares(FUNDAMENTAL, uv_1, uv_2, torch.ones_like(uv_1[:, 0])).to(uv_1)
+        elif method == "magsac":
+            found = _magsac(uv_1, uv_2)
+        else:
+            raise InputError(f"method: expected 'lmeds', 'magsac' or '8point', but it is {method!r}")
+    if found is None or not torch.isfinite(found).all():
         raise InputError("uv_1: expected matches that determine a fundamental matrix, but they are degenerate")
-    return torch.from_numpy(found[:3] / np.linalg.norm(found[:3])).to(uv_1)
+    return found
 
 
-def sampson_error(
-    F: Float[Tensor, "*b 3 3"], uv_1: Float[Tensor, "*b n 2"], uv_2: Float[Tensor, "*b n 2"]
-) -> Float[Tensor, "*b n"]:
-    """First-order squared distance of a match to the epipolar constraint, in px^2 (Hartley and Zisserman, 11.4.3)."""
-    x_1 = torch.cat([uv_1, torch.ones_like(uv_1[..., :1])], dim=-1)
-    x_2 = torch.cat([uv_2, torch.ones_like(uv_2[..., :1])], dim=-1)
-    line_2, line_1 = x_1 @ F.mT, x_2 @ F
-    algebraic = (x_2 * line_2).sum(-1)
-    gradient = line_2[..., :2].square().sum(-1) + line_1[..., :2].square().sum(-1)
-    return algebraic.square() / gradient.clamp(min=1e-12)
+@dataclass(frozen=True, eq=False)
+class StaticMatches:
+    """Static points of each pair's first frame and their matches in the second; the first ``count`` are the pair's."""
+
+    uv_1: Float[Tensor, "e n 2"]
+    uv_2: Float[Tensor, "e n 2"]
+    count: Int[Tensor, "e"]
 
 
-def homography_error(
-    H: Float[Tensor, "3 3"], uv_1: Float[Tensor, "n 2"], uv_2: Float[Tensor, "n 2"]
-) -> Float[Tensor, "n"]:
-    """Squared transfer distance |x_2 - H x_1|^2, in px^2."""
-    mapped = torch.cat([uv_1, torch.ones_like(uv_1[..., :1])], dim=-1) @ H.mT
-    return (uv_2 - mapped[..., :2] / mapped[..., 2:]).square().sum(-1)
+def static_matches(
+    flows: Float[Tensor, "e h w 2"],
+    tracks: Tracks,
+    edges: Int[Tensor, "e 2"],
+    *,
+    believed: Bool[Tensor, "e h w"],
+    max_age: int = 4,
+    majority: bool = False,
+) -> StaticMatches:
+    """Tracks visible in n with mobility below one half, queried within the last ``max_age`` frames (the latest
+    tracker window), where flow is ``believed``. ``majority``: all such tracks of a pair with fewer than
+    ``MIN_STATIC_POINTS`` static ones, in the hope that most of them rest."""
+    height, width = flows.shape[1:3]
+    found = []
+    for flow, sure, n in zip(flows, believed, edges[:, 0].tolist(), strict=True):
+        recent = (tracks.query_frame <= n) & (tracks.query_frame > n - max_age) & tracks.visible[n]
+        column, row = tracks.uv[n].round().long().unbind(-1)
+        recent &= sure[row.clamp(0, height - 1), column.clamp(0, width - 1)]
+        static = recent & (tracks.mobility[n] < 0.5)
+        if majority and static.sum() < MIN_STATIC_POINTS:
+            static = recent
+        uv = tracks.uv[n, static].to(flows)
+        found.append((uv, uv + sample_map(flow, uv)))
+    uv_1, uv_2 = (pad_sequence(list(uv), batch_first=True) for uv in zip(*found, strict=True))
+    return StaticMatches(uv_1, uv_2, torch.tensor([len(uv) for uv, _ in found], device=flows.device))
 
 
-def camera_residual_px(
-    static_1: Float[Tensor, "n 2"],
-    static_2: Float[Tensor, "n 2"],
-    uv_1: Float[Tensor, "p 2"],
-    uv_2: Float[Tensor, "p 2"],
+def camera_residuals(
+    static: StaticMatches,
+    uv_1: Float[Tensor, "e p 2"],
+    uv_2: Float[Tensor, "e p 2"],
     *,
     tolerance_px: float,
-    method: str = "lmeds",
-) -> Float[Tensor, "p"]:
-    """How far, in px, matches are from what the camera's motion alone, seen at the static matches, allows.
+    homography: bool = True,
+) -> Float[Tensor, "e p"]:
+    """How far, in px, matches are from what the camera's motion alone, seen at the static ones, allows.
 
     The root Sampson error of the static matches' fundamental matrix; or, where one homography explains nearly all
     that F explains (a still or purely rotating camera, a flat scene), the distance to it: F is undetermined there,
-    and anything would fit one.
+    and anything would fit one. NaN for pairs with fewer than ``MIN_STATIC_POINTS`` static matches, or in one place.
     """
-    H = _homography(static_1, static_2, tolerance_px)
-    try:
-        F = fundamental_matrix(static_1, static_2, method=method)
-    except InputError:
-        if H is None:
-            raise
-        return homography_error(H, uv_1, uv_2).sqrt()  # matches that do not move determine no F at all
-    if H is not None:
-        explained_by_F = (sampson_error(F, static_1, static_2) < tolerance_px**2).float().mean()
-        explained_by_H = (homography_error(H, static_1, static_2) < tolerance_px**2).float().mean()
-        if explained_by_H > 0.95 * explained_by_F:
-            return homography_error(H, uv_1, uv_2).sqrt()
-    return sampson_error(F, uv_1, uv_2).sqrt()
+    usable = (static.count >= MIN_STATIC_POINTS) & (spread(static.uv_1, static.count) > LEAST_SPREAD_PX)
+    residual = torch.full(uv_1.shape[:2], torch.nan, dtype=uv_1.dtype, device=uv_1.device)
+    kept = usable.nonzero()[:, 0]
+    if not len(kept):
+        return residual
+    own_1, own_2, count = static.uv_1[kept], static.uv_2[kept], static.count[kept]
+    own = torch.arange(own_1.shape[1], device=own_1.device) < count[:, None]
+    F = least_median(FUNDAMENTAL, own_1, own_2, count)
+    flat = torch.zeros_like(count, dtype=torch.bool)
+    if homography:
+        H = least_median(HOMOGRAPHY, own_1, own_2, count)
+        errors = [sampson_error(F, own_1, own_2), homography_error(H, own_1, own_2)]
+        by_F, by_H = (((error < tolerance_px**2) & own).sum(dim=1) for error in errors)
+        of_F, of_H = (error.sqrt().masked_fill(~own, torch.nan).nanmedian(dim=1).values for error in errors)
+        exact = of_H < AS_EXACT * of_F.clamp(min=LEAST_NOISE_PX)
+        flat = (by_H > EXPLAINED * by_F) | (exact & (by_H > EXPLAINED_EXACTLY * by_F))
+        residual[kept[flat]] = homography_error(H[flat], uv_1[kept[flat]], uv_2[kept[flat]]).sqrt()
+    residual[kept[~flat]] = sampson_error(F[~flat], uv_1[kept[~flat]], uv_2[kept[~flat]]).sqrt()
+    return residual
 
 
 def epipolar_motion_masks(
@@ -102,60 +168,135 @@ def epipolar_motion_masks(
     tracks: Tracks,
     edges: Int[Tensor, "e 2"],
     *,
+    method: Literal["paper", "robust"] = "paper",
+    frames: UInt8[Tensor, "t h w 3"] | None = None,
     valid: Bool[Tensor, "e h w"] | None = None,
     threshold: float = 0.002,
-    votes: float = 0.0,
+    votes: int = 1,
     max_age: int = 4,
-    method: str = "lmeds",
+    robust: RobustConfig = RobustConfig(),
 ) -> Bool[Tensor, "t h w"]:
     """The pixels of each frame that move by themselves.
 
-    For every edge (n, m): the static points of frame n, their matches in m by flow, their fundamental matrix, its
-    error at every pixel of n. A pixel is dynamic in the pair above ``threshold`` (of the image diagonal); the mask of
-    n is the union over its pairs. ``votes`` asks for more than a union: the share of a pixel's pairs that must agree.
+    ``paper``: for every edge (n, m) the static points of frame n, their matches in m by flow, their fundamental
+    matrix, its error at every pixel of n. A pixel is dynamic in the pair above ``threshold`` (of the image diagonal);
+    the mask of n is the union over its pairs. With ``votes``, so many pairs must agree instead of one.
 
-    Static points are tracks visible in n with mobility below one half, queried within the last ``max_age`` frames
-    (the latest tracker window). ``valid`` marks flow that may be believed: elsewhere a pair says nothing. A pair with
-    fewer than 15 static points, or whose points determine no camera motion, is left out; a frame without any usable
-    pair has an empty mask.
+    ``robust`` needs the ``frames`` too: see ``RobustConfig``, ``motion_evidence`` and ``consensus``.
+
+    Static points are those of ``static_matches``. ``valid`` marks flow that may be believed (not finite flow never
+    is): elsewhere a pair says nothing. A pair with fewer than 15 static points says nothing (``robust`` takes all
+    points of such a pair for static); a frame without any pair that says something has an empty mask.
     """
-    t = len(tracks.uv)
+    _check(flows, tracks, edges, frames, valid)
+    believed = torch.isfinite(flows).all(dim=-1)
+    if valid is not None and (method == "paper" or robust.checked):
+        believed &= valid
+    common = {"believed": believed, "threshold": threshold, "max_age": max_age}
+    if method == "paper":
+        dynamic = torch.zeros(len(tracks.uv), *flows.shape[1:3], dtype=torch.int16, device=flows.device)
+        for chosen, residual, sure, _ in _pair_residuals(flows, tracks, edges, homography=False, **common):
+            dynamic.index_add_(0, edges[chosen, 0], ((residual > _px(threshold, flows)) & sure).to(torch.int16))
+        return dynamic >= votes
+    if method != "robust":
+        raise InputError(f"method: expected 'paper' or 'robust', but it is {method!r}")
+    if frames is None:
+        raise InputError("frames: expected the clip's frames for method 'robust', but it is None")
+    evidence, weight = motion_evidence(flows, tracks, edges, config=robust, **common)
+    if robust.appearance:
+        evidence = agree(frames, evidence, weight)
+    if robust.edges:
+        evidence = smooth_within_edges(frames, evidence)
+    return evidence > between_two_modes(evidence, *robust.threshold_range)
+
+
+def motion_evidence(
+    flows: Float[Tensor, "e h w 2"],
+    tracks: Tracks,
+    edges: Int[Tensor, "e 2"],
+    *,
+    believed: Bool[Tensor, "e h w"],
+    threshold: float = 0.002,
+    max_age: int = 4,
+    config: RobustConfig = RobustConfig(),
+) -> tuple[Float[Tensor, "t h w"], Float[Tensor, "t h w"]]:
+    """(how far each pixel moves by itself, 0 to 1; the share of the frame's pairs that say so or otherwise).
+
+    In a pair it is r^2 / (r^2 + tau^2), one half where the residual r is at the pair's threshold tau; the pixel's is
+    the mean over its pairs. Unlike a union a mean does not add up the false alarms of ten pairs, and unlike a vote it
+    still tells what is just below the threshold from what rests.
+    """
+    shape = len(tracks.uv), *flows.shape[1:3]
+    total, pairs = torch.zeros(2, *shape, device=flows.device)
+    least = _px(threshold, flows)
+    options = {"believed": believed, "threshold": threshold, "max_age": max_age, "homography": config.homography}
+    for chosen, residual, sure, noise in _pair_residuals(flows, tracks, edges, majority=True, **options):
+        tau = (config.noise * noise).clamp(min=least)[:, None, None]
+        squares = residual.square()
+        total.index_add_(0, edges[chosen, 0], torch.where(sure, squares / (squares + tau.square()), 0.0))
+        pairs.index_add_(0, edges[chosen, 0], sure.to(pairs))
+    most = torch.zeros(len(tracks.uv), device=flows.device).index_add_(0, edges[:, 0], pairs.new_ones(len(edges)))
+    return total / pairs.clamp(min=1), pairs / most.clamp(min=1)[:, None, None]
+
+
+def _pair_residuals(
+    flows: Tensor,
+    tracks: Tracks,
+    edges: Tensor,
+    *,
+    believed: Tensor,
+    threshold: float,
+    max_age: int,
+    homography: bool,
+    majority: bool = False,
+) -> Iterator[tuple[Tensor, Float[Tensor, "b h w"], Bool[Tensor, "b h w"], Float[Tensor, "b"]]]:
+    """(edges' numbers, each pixel's residual in px, where it says something, noise of the static points in px) of the
+    usable pairs, some at a time."""
     height, width = flows.shape[1:3]
-    threshold_px = threshold * (height**2 + width**2) ** 0.5
     grid = pixel_grid(height, width, like=flows).reshape(-1, 2)
-    dynamic, pairs = torch.zeros(2, t, height * width)
-    for i, (n, _) in enumerate(tqdm(edges.tolist(), desc="motion masks", unit="pair", leave=False)):
-        believed = torch.ones(height * width, dtype=torch.bool) if valid is None else valid[i].reshape(-1)
-        static_1, static_2 = _static_matches(tracks, n, flows[i], believed.reshape(height, width), max_age)
-        if len(static_1) < MIN_STATIC_POINTS:
-            continue
-        try:
-            residual = camera_residual_px(
-                static_1, static_2, grid, grid + flows[i].reshape(-1, 2), tolerance_px=threshold_px, method=method
-            )
-        except InputError:
-            continue  # static points that determine no camera motion: the pair is unusable
-        dynamic[n] += (residual > threshold_px) & believed
-        pairs[n] += believed
-    masks = (dynamic > 0) & (dynamic >= votes * pairs)
-    return masks.reshape(t, height, width)
+    unusable = 0
+    with tqdm(total=len(edges), desc="motion masks", unit="pair", leave=False) as bar:
+        for chosen in torch.arange(len(edges), device=flows.device).split(PAIRS_AT_ONCE):
+            flow = flows[chosen].nan_to_num(posinf=0.0, neginf=0.0)
+            matched = {"believed": believed[chosen], "max_age": max_age, "majority": majority}
+            static = static_matches(flow, tracks, edges[chosen], **matched)
+            start = torch.cat([static.uv_1, grid.expand(len(chosen), -1, -1)], dim=1)
+            end = torch.cat([static.uv_2, grid + flow.flatten(1, 2)], dim=1)
+            residual = camera_residuals(static, start, end, tolerance_px=_px(threshold, flows), homography=homography)
+            usable = ~residual[:, -1].isnan()
+            bar.update(len(chosen))
+            unusable += len(chosen) - int(usable.sum())
+            if not usable.any():
+                continue
+            n = static.uv_1.shape[1]
+            own = torch.arange(n, device=flows.device) < static.count[:, None]
+            noise = 1.4826 * residual[:, :n].masked_fill(~own, torch.nan).nanmedian(dim=1).values
+            pixels = residual[:, n:].unflatten(1, (height, width))
+            yield chosen[usable], pixels[usable], believed[chosen[usable]], noise[usable]
+    if unusable:
+        _log.warning("%d of %d pairs have too few static points: they say nothing of motion", unusable, len(edges))
 
 
-def _static_matches(tracks: Tracks, frame: int, flow: Tensor, believed: Tensor, max_age: int) -> tuple[Tensor, Tensor]:
-    recent = (tracks.query_frame <= frame) & (tracks.query_frame > frame - max_age)
-    uv = tracks.uv[frame, recent & tracks.visible[frame] & (tracks.mobility[frame] < 0.5)]
-    column, row = uv.round().long().unbind(-1)
-    height, width = believed.shape
-    uv = uv[believed[row.clamp(0, height - 1), column.clamp(0, width - 1)]]
-    return uv, uv + sample_map(flow, uv)
+def _px(threshold: float, flows: Tensor) -> float:
+    return threshold * (flows.shape[1] ** 2 + flows.shape[2] ** 2) ** 0.5
 
 
-def _homography(uv_1: Tensor, uv_2: Tensor, tolerance_px: float) -> Tensor | None:
+def _magsac(uv_1: Tensor, uv_2: Tensor) -> Tensor | None:
     cv2.setRNGSeed(0)
-    found, _ = cv2.findHomography(uv_1.double().numpy(), uv_2.double().numpy(), cv2.USAC_MAGSAC, tolerance_px)
-    return None if found is None else torch.from_numpy(found).to(uv_1)
+    points = (uv.double().cpu().numpy() for uv in (uv_1, uv_2))
+    found, _ = cv2.findFundamentalMat(*points, cv2.USAC_MAGSAC, 1.0, 0.99, 1000)
+    return None if found is None else torch.from_numpy(found[:3] / np.linalg.norm(found[:3])).to(uv_1)
 
 
-def _eight_point(points_1: np.ndarray, points_2: np.ndarray) -> np.ndarray | None:
-    """Linear least squares on isotropically normalised points (OpenCV)."""
-    return cv2.findFundamentalMat(points_1, points_2, cv2.FM_8POINT)[0]
+def _check(flows: Tensor, tracks: Tracks, edges: Tensor, frames: Tensor | None, valid: Tensor | None) -> None:
+    t, size = len(tracks.uv), tuple(flows.shape[1:3])
+    if len(edges) != len(flows):
+        raise InputError(f"edges: expected one for each of {len(flows)} flows, but there are {len(edges)}")
+    if len(edges) and not (int(edges.min()) >= 0 and int(edges.max()) < t):
+        raise InputError(f"edges: expected frames 0 to {t - 1}, those of the tracks, but they go to {int(edges.max())}")
+    if frames is not None and tuple(frames.shape[:3]) != (t, *size):
+        raise InputError(
+            f"frames: expected {(t, *size)} pixels, as flow and tracks have, but it is {tuple(frames.shape)}"
+        )
+    if valid is not None and valid.shape != flows.shape[:3]:
+        raise InputError(f"valid: expected {tuple(flows.shape[:3])}, as flow has, but it is {tuple(valid.shape)}")

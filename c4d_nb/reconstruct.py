@@ -2,9 +2,10 @@
 
 import logging
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from c4d_nb.alignment import AlignConfig, RefineConfig, align, refine_depth
@@ -42,11 +43,12 @@ class ReconstructConfig:
     """Of the query grid, in px."""
     query_every: int = 4
     """Frames from one tracker window to the next."""
+    mask_method: Literal["paper", "robust"] = "robust"
+    """How motion masks are made of correspondences (``motion_mask.epipolar_motion_masks``)."""
     mask_threshold: float = 0.002
     """Epipolar error above which a pixel is dynamic in a pair, as a share of the image diagonal."""
-    mask_votes: float = 0.3
-    """Share of a pixel's pairs that must call it dynamic. The paper's union is 0; over ten pairs it adds up false
-    alarms."""
+    own_masks: Literal["replace", "combine"] = "replace"
+    """What becomes of masks that are given: they are used instead of those of the correspondences, or beside them."""
     flow_noise_px: float = 0.5
     assumed_focal: float = 1.2
     """Focal length over the longer image side, as far as the video itself does not tell; stage 1 refines it."""
@@ -64,18 +66,25 @@ class ReconstructConfig:
 
 
 def reconstruct(
-    clip: Clip, config: ReconstructConfig = ReconstructConfig(), *, network: DUSt3R | None = None
+    clip: Clip,
+    config: ReconstructConfig = ReconstructConfig(),
+    *,
+    network: DUSt3R | None = None,
+    masks: Bool[Tensor, "t h w"] | None = None,
 ) -> Reconstruction:
     """Camera, depth, motion masks and tracks of a clip. Every step shows its progress.
 
     Without a ``network`` nothing is learned: depth comes from triangulation alone. A pointmap network tells the depth
-    of what is not triangulated in a clip with parallax. Movers are set on the ground below them.
+    of what is not triangulated in a clip with parallax. Movers are set on the ground below them. ``masks`` of what
+    moves, of any source, replace those that are made here, or are joined with them (``own_masks``).
 
     Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that
     moves. A camera that only turns, or stands still before a moving object, gives poses and masks, but its depth is a
     guess (confidence 1).
     """
     _check_clip(clip)
+    if masks is not None and masks.shape != clip.frames.shape[:3]:
+        raise InputError(f"masks: expected a shape of {tuple(clip.frames.shape[:3])}, but it is {tuple(masks.shape)}")
     if clip.intrinsics is not None:
         check_intrinsics(clip.intrinsics)
 
@@ -87,16 +96,19 @@ def reconstruct(
     queries = clip_queries(clip.frames, every=config.query_every, cell=config.cell, generator=generator)
     tracks = track_by_flow(clip.frames, queries)
 
-    _log.info("motion masks: what camera motion cannot explain")
-    motion_mask = epipolar_motion_masks(
-        flows,
-        tracks,
-        edges,
-        valid=valid,
-        threshold=config.mask_threshold,
-        votes=config.mask_votes,
-        max_age=config.query_every,
-    )
+    motion_mask = torch.zeros(clip.frames.shape[:3], dtype=torch.bool) if masks is None else masks
+    if masks is None or config.own_masks == "combine":
+        _log.info("motion masks: what camera motion cannot explain")
+        motion_mask = motion_mask | epipolar_motion_masks(
+            flows,
+            tracks,
+            edges,
+            method=config.mask_method,
+            frames=clip.frames,
+            valid=valid,
+            threshold=config.mask_threshold,
+            max_age=config.query_every,
+        )
     static = valid & ~motion_mask[edges[:, 0]]
 
     _log.info("pair pointmaps: relative pose and triangulation")

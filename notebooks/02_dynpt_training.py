@@ -71,7 +71,7 @@ from c4d_nb.show.training import loss_figure
 plt.rcParams["figure.dpi"] = 80
 
 # %% tags=["parameters"]
-weights = ["dynpt", "dynpt_cnn"]
+weights = ["dynpt", "dynpt_cnn", "dynpt_3d"]
 video = "../data/movi_e.npz"
 
 # %% [markdown]

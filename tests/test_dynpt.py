@@ -16,8 +16,11 @@ from c4d_nb.correspondence.local_correlation import (
     neighborhoods,
 )
 from c4d_nb.correspondence.space_time import (
+    EPIPOLAR_PX,
     SpaceTimeTransformer,
     displacement_code,
+    epipolar_motion,
+    epipolar_motion_code,
     fourier_code,
     own_motion,
     own_motion_code,
@@ -265,6 +268,64 @@ def test_own_motion_code_by_hand():
     code = own_motion_code(torch.tensor([[[[3.0, 4.0]]]]))[0, 0, 0]
     assert code[-1].item() == pytest.approx(torch.tensor(6.0).log().item())
     assert code[0].item() == pytest.approx(torch.tensor(3.0).sin().item())
+
+
+# Distance from the camera's epipolar geometry
+
+
+def sideways(generator, n=60, t=6):
+    """Points at many depths under a camera that moves sideways; the first ten also go down by 2 px a frame."""
+    start = torch.rand(1, n, 1, 2, generator=generator) * torch.tensor([120.0, 90.0])
+    step = torch.stack([1 + 3 * torch.rand(1, n, 1, generator=generator), torch.zeros(1, n, 1)], dim=-1)
+    uv = start + step * torch.arange(t)[:, None]
+    uv[:, :10, :, 1] += 2.0 * torch.arange(t)
+    return uv, torch.full((1, n, t), 0.9)
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_epipolar_motion_is_the_root_sampson_error(generator, horizon):
+    """By hand: 2 px down a frame, over sqrt 2, where nothing is known of who moves."""
+    uv, seen = sideways(generator)
+    error, sure = epipolar_motion(uv, seen, torch.full_like(seen, 0.5), size=(100, 140), horizon=horizon)
+    torch.testing.assert_close(error[0, :10], torch.full((10, 6), 2**0.5 * horizon), atol=0.05, rtol=0)
+    assert error[0, 10:].max() < 0.05
+    torch.testing.assert_close(sure, torch.full_like(seen, 0.81))
+
+
+def test_epipolar_motion_goes_by_who_was_found_static(generator):
+    """Most points move alike: only the word of the pass before tells who rests."""
+    uv, seen = sideways(generator)
+    uv = uv.flip(1)
+    uv[:, :40, :, 1] += 2.0 * torch.arange(6)  # 40 move by their own, 10 more as before, 10 rest
+    mobile = torch.zeros_like(seen)
+    mobile[:, :40], mobile[:, 50:] = 1, 1
+    uv = torch.cat([uv, uv[:, 40:50] + 7], dim=1)  # 20 rest
+    seen, mobile = (torch.cat([x, x[:, 40:50]], dim=1) for x in (seen, mobile))
+    error, _ = epipolar_motion(uv, seen, mobile, size=(100, 140), horizon=1)
+    assert error[0, 40:50].max() < 0.05
+    assert error[0, :40].min() > 1
+
+
+def test_too_few_static_points_say_nothing(generator):
+    uv, seen = sideways(generator)
+    mobile = torch.ones_like(seen)
+    mobile[:, :14] = 0
+    for values in epipolar_motion(uv, seen, mobile, size=(100, 140), horizon=1):
+        assert not values.any()
+
+
+def test_epipolar_motion_of_one_frame_and_without_a_gradient(generator):
+    uv, seen = sideways(generator, t=1)
+    error, _ = epipolar_motion(uv.requires_grad_(), seen, seen, size=(100, 140), horizon=4)
+    assert not error.any()
+    uv, seen = sideways(generator)
+    assert not epipolar_motion(uv.requires_grad_(), seen, seen, size=(100, 140), horizon=4)[0].requires_grad
+
+
+def test_epipolar_motion_code_by_hand():
+    code = epipolar_motion_code(torch.tensor([[[1.0]]]), torch.tensor([[[0.5]]]))[0, 0, 0]
+    expected = [0.5 / (1 + px**2) for px in EPIPOLAR_PX]
+    torch.testing.assert_close(code, torch.tensor([*expected, 0.5]))
 
 
 def test_displacements_are_those_to_both_neighbours():

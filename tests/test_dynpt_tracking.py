@@ -485,7 +485,7 @@ def test_command_refuses_absent_weights(folder, caplog):
     assert main([str(folder), "--weights", "absent"]) == EXIT_BAD_INPUT
     assert len(caplog.messages) == 1
     assert "error: weights: " in caplog.text
-    assert "dynpt, dynpt_cnn, but it is absent" in caplog.text
+    assert "dynpt, dynpt_cnn, dynpt_3d, but it is absent" in caplog.text
     assert "\n" not in caplog.messages[0]
 
 

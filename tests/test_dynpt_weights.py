@@ -211,7 +211,7 @@ def test_file_is_written_under_another_name_first(tmp_path, monkeypatch):
 
 
 def test_absent_file():
-    assert_refused("absent.safetensors", "expected .* one of dynpt, dynpt_cnn, but it is absent.safetensors$")
+    assert_refused("absent.safetensors", "expected .* one of dynpt, dynpt_cnn, dynpt_3d, but it is absent.safetensors$")
 
 
 def test_folder_without_weights(tmp_path):

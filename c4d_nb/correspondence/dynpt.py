@@ -24,10 +24,13 @@ from c4d_nb.correspondence.local_correlation import (
     neighborhoods,
 )
 from c4d_nb.correspondence.space_time import (
+    EPIPOLAR_PX,
     OWN_BANDS,
     PLACE_BANDS,
     SpaceTimeTransformer,
     displacement_code,
+    epipolar_motion,
+    epipolar_motion_code,
     own_motion,
     own_motion_code,
     place_code,
@@ -69,6 +72,9 @@ class DynPTConfig:
     otherwise every point begins where it is queried, as in CoTracker, and a short training hardly ever gets away."""
     own_motion: tuple[int, ...] = (1, 4)
     """Over how many frames tokens are told what a point's way has beyond the camera's (``space_time.own_motion``)."""
+    epipolar: tuple[int, ...] = (1, 4, 8)
+    """Over how many frames they are told how far it is from the epipolar geometry of the points that were found static
+    so far (``space_time.epipolar_motion``)."""
     width: int = 128
     depth: int = 3
     heads: int = 4
@@ -108,6 +114,7 @@ PAPER = DynPTConfig(
     context=False,
     matching=False,
     own_motion=(),
+    epipolar=(),
     width=384,
     heads=8,
     mlp_ratio=4,
@@ -156,7 +163,7 @@ class DynPT(nn.Module):
             nn.Sequential(nn.Linear(k * k, hidden), nn.GELU(), nn.Linear(hidden, out)) for _ in range(config.levels)
         )
         inputs = 3 + config.levels * out + 8 * config.displacement_bands
-        inputs += len(config.own_motion) * (4 * OWN_BANDS + 1)
+        inputs += len(config.own_motion) * (4 * OWN_BANDS + 1) + len(config.epipolar) * (len(EPIPOLAR_PX) + 1)
         if config.matching:
             inputs += 4 * config.levels
             self.sharpness = nn.Parameter(torch.full((config.levels,), math.log(FIRST_SHARPNESS)))
@@ -268,6 +275,9 @@ class DynPT(nn.Module):
         seen = state.visibility.transpose(1, 2).sigmoid()
         for horizon in self.config.own_motion:
             parts.append(own_motion_code(own_motion(uv, seen, size=pyramid.size, horizon=horizon)))
+        mobile = state.mobility.transpose(1, 2).sigmoid()
+        for horizon in self.config.epipolar:
+            parts.append(epipolar_motion_code(*epipolar_motion(uv, seen, mobile, size=pyramid.size, horizon=horizon)))
         matches = None
         if self.config.matching:
             found = [

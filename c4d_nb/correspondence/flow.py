@@ -1,5 +1,7 @@
 """Short-term correspondence: dense optical flow between pairs of frames, and whether to believe it."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import torch
@@ -11,6 +13,9 @@ from tqdm import tqdm
 from c4d_nb.camera import pixel_grid
 from c4d_nb.errors import InputError
 
+_BATCH = 8
+"""Pairs that are handed to a method at once."""
+
 
 def estimate_flow(
     frame_1: UInt8[Tensor, "h w 3"], frame_2: UInt8[Tensor, "h w 3"], *, method: str = "dis"
@@ -18,8 +23,10 @@ def estimate_flow(
     """Where each pixel of frame 1 went in frame 2: target uv minus source uv, in px.
 
     ``dis`` is Dense Inverse Search (Kroeger et al., ECCV 2016) by OpenCV: no weights, about 10 ms at 384x216.
+    ``raft`` is the published network of ``c4d_nb.correspondence.raft``, which tells of its download and its terms: a
+    GPU's work, one CPU core takes 4 s at that size.
     """
-    return torch.from_numpy(_estimator(method)(_gray(frame_1), _gray(frame_2)))
+    return _estimator(method)(frame_1[None], frame_2[None])[0]
 
 
 def estimate_flows(
@@ -30,12 +37,13 @@ def estimate_flows(
     Every edge needs its reverse among the edges (a symmetric scene graph).
     """
     estimate = _estimator(method)
-    grays = [_gray(frame) for frame in frames]
-    pairs = edges.tolist()
-    flows = torch.empty(len(pairs), *frames.shape[1:3], 2)
+    flows = torch.empty(len(edges), *frames.shape[1:3], 2)
     bar = {} if progress else {"disable": True}
-    for i, (n, m) in enumerate(tqdm(pairs, desc="optical flow", unit="pair", leave=False, **bar)):
-        flows[i] = torch.from_numpy(estimate(grays[n], grays[m]))
+    with tqdm(total=len(edges), desc="optical flow", unit="pair", leave=False, **bar) as done:
+        for start in range(0, len(edges), _BATCH):
+            n, m = edges[start : start + _BATCH].T
+            flows[start : start + _BATCH] = estimate(frames[n], frames[m])
+            done.update(len(n))
     valid = torch.empty(flows.shape[:3], dtype=torch.bool)
     for i, back in enumerate(reverse_edges(edges)):
         valid[i] = forward_backward_consistent(flows[i], flows[back])
@@ -76,11 +84,21 @@ def sample_map(values: Float[Tensor, "h w c"], uv: Float[Tensor, "*b 2"]) -> Flo
     return sampled[0, :, 0].T.reshape(*uv.shape[:-1], values.shape[-1])
 
 
-def _estimator(method: str):
-    if method != "dis":
-        raise InputError(f"method: expected 'dis', but it is {method!r}")
+def _estimator(method: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """From frames (b, h, w, 3) and those that they are matched with to flow (b, h, w, 2)."""
+    if method == "dis":
+        return _dis_flow
+    if method == "raft":
+        from c4d_nb.correspondence.raft import raft_flow
+
+        return raft_flow
+    raise InputError(f"method: expected 'dis' or 'raft', but it is {method!r}")
+
+
+def _dis_flow(frames_1: Tensor, frames_2: Tensor) -> Tensor:
     search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return lambda gray_1, gray_2: search.calc(gray_1, gray_2, None)
+    pairs = zip(frames_1, frames_2, strict=True)
+    return torch.stack([torch.from_numpy(search.calc(_gray(first), _gray(second), None)) for first, second in pairs])
 
 
 def _gray(frame: Tensor) -> np.ndarray:

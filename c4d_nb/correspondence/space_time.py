@@ -10,12 +10,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from c4d_nb.epipolar import reweighted_fundamental, sampson_error
+
 PLACE_BANDS = 4
 OWN_BANDS = 6
 RIDGE = 1e-2
 REWEIGHTINGS = 4
 LEAST_SPREAD_PX = 0.25
 """Of the points that are taken to rest: below it residuals are noise."""
+EPIPOLAR_PX = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+"""What distances from the epipolar constraint are compared with."""
+ENOUGH_POINTS = 15
+"""That rest, for the camera's motion to show; a sum of weights counts as its effective sample size."""
 
 
 class Attention(nn.Module):
@@ -153,6 +159,48 @@ def own_motion_code(rest: Float[Tensor, "b n t 2"]) -> Float[Tensor, "b n t c"]:
     """Fourier code of a way, and the logarithm of its length."""
     bands = 2.0 ** -torch.arange(OWN_BANDS, dtype=rest.dtype, device=rest.device)
     return torch.cat([fourier_code(rest, bands), rest.norm(dim=-1, keepdim=True).log1p()], dim=-1)
+
+
+def epipolar_motion(
+    uv: Float[Tensor, "b n t 2"],
+    seen: Float[Tensor, "b n t"],
+    mobility: Float[Tensor, "b n t"],
+    *,
+    size: tuple[int, int],
+    horizon: int,
+) -> tuple[Float[Tensor, "b n t"], Float[Tensor, "b n t"]]:
+    """(how far each point's way over ``horizon`` frames is from what the camera's motion allows, px; how sure it is
+    that both ends are seen). The last frames have the way to them.
+
+    The camera's motion is the fundamental matrix of the points that are seen and, as far as is known, static; both are
+    probabilities. What it says of a way is its root Sampson error: 0 also for what moves along its epipolar line.
+    Between frames with fewer than ``ENOUGH_POINTS`` such points nothing is said, and both are 0.
+    Without a gradient, and in float64 whatever the network's dtype.
+    """
+    frames = uv.shape[2]
+    horizon = min(horizon, frames - 1)
+    if horizon == 0:
+        return torch.zeros_like(seen), seen
+    with torch.no_grad(), torch.autocast(uv.device.type, enabled=False):
+        rest = own_motion(uv, seen, size=size, horizon=horizon).norm(dim=-1)
+        start, end = slice(0, frames - horizon), slice(horizon, frames)
+        both = seen[:, :, start] * seen[:, :, end]
+        static = both * (1 - mobility[:, :, start]) + 1e-6
+        uv_1, uv_2 = (uv[:, :, span].transpose(1, 2).double() for span in (start, end))
+        weight, first = static.transpose(1, 2).double(), rest[:, :, start].transpose(1, 2).double()
+        F = reweighted_fundamental(uv_1, uv_2, weight, rest=first)
+        error = sampson_error(F, uv_1, uv_2).sqrt().transpose(1, 2)
+        enough = weight.sum(dim=2).square() >= ENOUGH_POINTS * weight.square().sum(dim=2)
+        error, both = error * enough[:, None], both * enough[:, None]
+        error, both = (torch.cat([x, x[:, :, -1:].expand(-1, -1, horizon)], dim=2) for x in (error, both))
+    return error.to(uv.dtype), both
+
+
+def epipolar_motion_code(error: Float[Tensor, "b n t"], seen: Float[Tensor, "b n t"]) -> Float[Tensor, "b n t c"]:
+    """A soft step at each of ``EPIPOLAR_PX``, as far as the way is seen, and how far that is."""
+    squares = error[..., None].square()
+    steps = squares / (squares + error.new_tensor(EPIPOLAR_PX).square())
+    return torch.cat([seen[..., None] * steps, seen[..., None]], dim=-1)
 
 
 def place_code(uv: Float[Tensor, "b n t 2"], size: tuple[int, int]) -> Float[Tensor, "b n t c"]:

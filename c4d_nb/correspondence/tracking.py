@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from c4d_nb.clip import Clip, Tracks
@@ -19,7 +20,7 @@ from c4d_nb.correspondence.local_correlation import FeaturePyramid
 from c4d_nb.correspondence.losses import NEAR_PX
 from c4d_nb.correspondence.queries import Queries, check_queries, clip_queries
 from c4d_nb.errors import InputError
-from c4d_nb.motion_mask import MIN_STATIC_POINTS, camera_residual_px
+from c4d_nb.motion_mask import StaticMatches, camera_residuals
 from c4d_nb.pointmaps.inference import network_images
 from c4d_nb.resize import Resize, shrink, target_size
 
@@ -217,18 +218,17 @@ def epipolar_mobility(
     tolerance^2) for the upper quartile of its residuals: one number a track, as Kubric's label is, in all its frames.
     """
     t, n = visible.shape
+    pairs = [(i, i + horizon) for horizon in horizons for i in range(0, t - horizon, max(1, horizon // 2))]
+    both = [visible[i] & visible[k] for i, k in pairs]
     residuals = [torch.full((n,), torch.nan)]
-    for horizon in horizons:
-        for frame in tqdm(range(0, t - horizon, max(1, horizon // 2)), desc="mobility", unit="pair", leave=False):
-            both = visible[frame] & visible[frame + horizon]
-            if both.sum() < MIN_STATIC_POINTS:
-                continue
-            uv_1, uv_2 = uv[frame, both], uv[frame + horizon, both]
+    for begin in tqdm(range(0, len(pairs), PAIRS_AT_ONCE), desc="mobility", leave=False):
+        seen = both[begin : begin + PAIRS_AT_ONCE]
+        ends = zip(*pairs[begin : begin + PAIRS_AT_ONCE], strict=True)
+        uv_1, uv_2 = (pad_sequence([uv[i, own] for i, own in zip(end, seen, strict=True)], True) for end in ends)
+        matches = StaticMatches(uv_1, uv_2, torch.stack([own.sum() for own in seen]))
+        for own, errors in zip(seen, camera_residuals(matches, uv_1, uv_2, tolerance_px=tolerance_px), strict=True):
             row = torch.full((n,), torch.nan)
-            try:
-                row[both] = camera_residual_px(uv_1, uv_2, uv_1, uv_2, tolerance_px=tolerance_px, method="magsac")
-            except InputError:
-                continue  # these tracks determine no camera motion
+            row[own] = errors[: int(own.sum())]
             residuals.append(row)
     typical = torch.stack(residuals).nanquantile(0.75, dim=0).nan_to_num(0.0)
     return (typical**2 / (typical**2 + tolerance_px**2)).expand(t, n).clone()

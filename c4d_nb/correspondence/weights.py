@@ -18,8 +18,8 @@ from c4d_nb.pointmaps.dust3r import DUSt3RConfig, ImageEncoder
 if TYPE_CHECKING:
     from c4d_nb.correspondence.dynpt import DynPT
 
-SHIPPED = {name: DATA / f"{name}.safetensors" for name in ("dynpt", "dynpt_cnn")}
-"""Weights of this project, beside the package: with both encoders, and with the CNN alone."""
+SHIPPED = {name: DATA / f"{name}.safetensors" for name in ("dynpt", "dynpt_cnn", "dynpt_3d")}
+"""Weights of this project, beside the package: with both encoders, with the CNN alone, with the 3D-aware one alone."""
 _GEOMETRY = "geometry."
 _ENCODER = ("patch_embed.", "enc_blocks.", "enc_norm.")
 
