@@ -59,7 +59,7 @@ class RobustConfig:
     """The threshold of a pair is at least so many times the robust standard deviation of its static points."""
     appearance: bool = True
     """Whether superpixels that look alike agree on what moves."""
-    threshold_range: tuple[float, float] = (0.3, 0.4)
+    threshold_range: tuple[float, float] = (0.25, 0.4)
     """Of the evidence, 0 to 1, above which a pixel is dynamic. Within it the threshold parts the clip's two modes."""
     edges: bool = True
     """Whether evidence is smoothed within the edges of the image, at last."""
