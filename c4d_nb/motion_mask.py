@@ -38,9 +38,9 @@ LEAST_SPREAD_PX = 1e-3
 """Of the static points: within less they determine nothing."""
 EXPLAINED = 0.95
 """Of what F explains: a homography that explains as much leaves F undetermined."""
-EXPLAINED_EXACTLY, AS_EXACT = 0.8, 4.0
+EXPLAINED_EXACTLY, AS_EXACT = 0.88, 3.0
 """Fewer are enough for one whose median error is at most so many times F's: an undetermined F also bends to movers that
-are taken for static. (With noise alone the two medians are 1.75 times apart: one is of a distance, one of a part.)"""
+are taken for static. (With noise in the second view alone the two medians are 2.5 times apart.)"""
 LEAST_NOISE_PX = 0.02
 PAIRS_AT_ONCE = 16
 

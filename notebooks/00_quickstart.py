@@ -72,7 +72,7 @@ figures.filmstrip(clip.frames)
 # %% [markdown]
 # ## 2. Everything at once
 #
-# One call runs the pipeline; with progress bars it takes half a minute here. Its page,
+# One call runs the pipeline; with progress bars it takes about two minutes here. Its page,
 # [`c4d_nb/reconstruct.py`](../c4d_nb/reconstruct.py), reads from top to bottom as the table of contents of this book.
 
 # %%
@@ -100,7 +100,8 @@ figures.track_strip(result)
 #
 # $$ r(x)^2 = \frac{(x'^\top F x)^2}{(Fx)_1^2 + (Fx)_2^2 + (F^\top x')_1^2 + (F^\top x')_2^2} \qquad\text{(Sampson error)} $$
 #
-# A pixel that violates it in enough of its frame's pairs moves by itself.
+# Every pair of a frame says something about each of its pixels. That is added up as evidence, and pixels that lie together and look alike
+# agree on one answer.
 
 # %%
 figures.mask_strip(result)
@@ -168,7 +169,7 @@ if clip.truth is not None:
 # - **ATE** is how far the cameras are from where they should be; **RPE** looks at the step from each frame to the next.
 # - **AbsRel** is the mean relative depth error: 0.05 means 5 % off.
 # - **D-ACC** is the share of query points whose mobility is right. Beside it stands what "everything is static" would score: without that
-#   number, 96 % says nothing.
+#   number, 97 % says nothing.
 #
 # ## 8. Keep it, look at it
 #

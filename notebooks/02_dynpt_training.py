@@ -221,7 +221,7 @@ table(
 
 # %% [markdown]
 # Read the columns one by one. **Mobility** is what the network adds: flow knows nothing of it (pass 0 calls everything static), and a network's word is worth more. Both columns are means over the two classes, so that half
-# is what a guess is worth: static and visible points are the many. **Positions** it does not improve: flow is
+# is what a guess is worth: static and visible points are the many. **Visibility** it does not improve, and **positions** neither: flow is
 # exact to half a pixel here, and a network that saw a thousand windows cannot better that. A long training can, as CoTracker shows; until then `track` keeps flow's position
 # wherever flow still follows the point and the network agrees.
 #
@@ -339,7 +339,8 @@ table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORE
 
 # %% [markdown]
 # These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is five points better than
-# the flow-chained tracker's on MOVi-E, much the same on MOVi-F, and *worse* on panning clips. Positions are those of flow, give or take a point.
+# the flow-chained tracker's on MOVi-E, two worse to two better on MOVi-F, and three to eight *worse* on panning clips. (On the three clips here it is ahead only on `movi_e`,
+# and only with a single encoder.) Positions are those of flow, or up to about two points worse.
 #
 # ## 7. Where does it fail?
 

@@ -155,6 +155,8 @@ BAD = {
     "start beyond an archive": (SHIPPED, ("--start", "999"), "start: expected less than .*, but it is 999"),
     "too few masks": ("good", ("--true-masks", "masks_of_two"), r"true_masks: expected .*\(4, 96, 128\), .*\(2, 96"),
     "masks too small": ("good", ("--true-masks", "masks_too_small"), r"true_masks: expected .*, but .*\(4, 50, 128\)"),
+    "missing own masks": ("good", ("--masks", "nowhere"), r"masks: .*nowhere does not exist"),
+    "own masks too small": ("good", ("--masks", "masks_too_small"), r"masks: expected .*, but .*\(4, 50, 128\)"),
     "missing masks": ("good", ("--true-masks", "nowhere"), r"true_masks: .*nowhere does not exist"),
 } | {
     f"intrinsics {value}": ("good", ("--intrinsics", value), message)
@@ -333,7 +335,7 @@ def test_second_run_with_known_intrinsics_and_true_masks(command, good_run, tmp_
     np.savetxt(tmp_path / "K.txt", K.numpy())
     true = original.truth.motion_mask
     masks = image_folder(tmp_path / "masks", [255 * mask.numpy().astype(np.uint8) for mask in true])
-    known = "--intrinsics", tmp_path / "K.txt", "--true-masks", masks
+    known = "--intrinsics", tmp_path / "K.txt", "--true-masks", masks, "--masks", masks
     run = command(SHIPPED, "--out", out, *SMALL, *known)
     assert run.code == 0, run.stderr
     assert {path.name for path in out.iterdir()} == FILES | {"notes.txt"}
@@ -349,6 +351,7 @@ def test_second_run_with_known_intrinsics_and_true_masks(command, good_run, tmp_
     assert torch.equal(result.intrinsics, result.clip.intrinsics)
     torch.testing.assert_close(result.intrinsics, mapped.expand(8, 3, 3), rtol=1e-6, atol=1e-5)
     iou = motion_iou(result.clip.original.mask_to_original(result.motion_mask), true)
+    assert iou > 0.9  # they are the true ones, but for the resizing
     assert re.search(rf"motion mask IoU \(original px\) +{iou:.4f}\n", run.stdout)
 
 
@@ -411,8 +414,9 @@ def test_still_camera_and_moving_object(command, tmp_path):
     turned = rotation_angle_deg(result.world_from_cam[0, :3, :3].T @ result.world_from_cam[:, :3, :3])
     assert spread(result) < 0.01
     assert turned.max() < 0.1
-    # Flow bleeds some pixels over the square's border: 0.65 was measured, and 0.46 for a square of 28 px.
-    assert motion_iou(result.motion_mask, mask) > 0.55
+    # Flow bleeds over the square's border, and in noise there is no outline for superpixels to find: 0.47 was measured,
+    # 0.65 without their consensus.
+    assert motion_iou(result.motion_mask, mask) > 0.4
     assert (result.motion_mask & mask).sum() > 0.8 * mask.sum()
     assert result.confidence.max() < 1.1
     assert torch.isfinite(result.depth).all()

@@ -288,3 +288,18 @@ def test_saved_result_without_an_entry(small_result, tmp_path):
         np.savez(tmp_path / "part.npz", **{name: value for name, value in entries.items() if name != missing})
         with pytest.raises(InputError, match=r"^path: .*part\.npz is not a complete reconstruction archive"):
             Reconstruction.load(tmp_path / "part.npz")
+
+
+def test_own_masks_replace_or_join_ours(small_clip, small_result):
+    own = torch.zeros(small_clip.frames.shape[:3], dtype=torch.bool)
+    own[:, :6, :6] = True
+    replaced = reconstruct(small_clip, masks=own)
+    assert torch.equal(replaced.motion_mask, own)
+    joined = reconstruct(small_clip, ReconstructConfig(own_masks="combine"), masks=own)
+    assert torch.equal(joined.motion_mask, own | small_result.motion_mask)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_own_masks_of_another_size(small_clip):
+    with pytest.raises(InputError, match=r"^masks: expected a shape of"):
+        reconstruct(small_clip, masks=torch.zeros(len(small_clip), 5, 5, dtype=torch.bool))

@@ -1,0 +1,200 @@
+"""How good motion masks are: intersection over union with true ones, sequence by sequence.
+
+``python -m c4d_nb.mask_evaluation FOLDER`` prints a table of the methods and of simple baselines on a folder of DAVIS'
+layout (``JPEGImages`` and ``Annotations``, with or without ``480p``; https://davischallenge.org) or of clip archives.
+``--ablation`` switches off the parts of ``robust``, one at a time.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.spatial import cKDTree
+from torch import Tensor
+from tqdm import tqdm
+
+from c4d_nb.camera import pixel_grid
+from c4d_nb.clip import Clip, Tracks, load_clip, resize_clip, select_frames
+from c4d_nb.commands import run_command
+from c4d_nb.correspondence.dynpt import DynPT
+from c4d_nb.correspondence.flow import estimate_flows
+from c4d_nb.correspondence.queries import clip_queries
+from c4d_nb.correspondence.tracking import track, track_by_flow
+from c4d_nb.errors import InputError
+from c4d_nb.metrics import motion_iou
+from c4d_nb.motion_mask import RobustConfig, epipolar_motion_masks
+from c4d_nb.pointmaps.scene_graph import sliding_window_graph
+from c4d_nb.resize import resize_nearest
+
+QUERY_EVERY = 4
+GRID_PX = 8
+"""Of the pixels that stand for all of a frame."""
+MONST3R_SHARE = 0.35
+
+
+@dataclass(frozen=True, eq=False)
+class Correspondences:
+    """All that motion masks are made of."""
+
+    clip: Clip
+    flows: Float[Tensor, "e h w 2"]
+    valid: Bool[Tensor, "e h w"]
+    edges: Int[Tensor, "e 2"]
+    tracks: Tracks
+
+
+Method = Callable[[Correspondences], Bool[Tensor, "t h w"]]
+
+
+def correspondences(clip: Clip, *, tracker: DynPT | None = None) -> Correspondences:
+    """Flow over the scene graph and tracks of grid queries, by chained flow where there is no ``tracker``."""
+    edges = sliding_window_graph(len(clip))
+    flows, valid = estimate_flows(clip.frames, edges)
+    queries = clip_queries(clip.frames, every=QUERY_EVERY, generator=torch.Generator().manual_seed(0))
+    tracks = track_by_flow(clip.frames, queries) if tracker is None else track(clip, queries, model=tracker)
+    return Correspondences(clip, flows, valid, edges, tracks)
+
+
+def paper(found: Correspondences) -> Bool[Tensor, "t h w"]:
+    return epipolar_motion_masks(found.flows, found.tracks, found.edges)
+
+
+def robust(found: Correspondences, **parts: object) -> Bool[Tensor, "t h w"]:
+    """``parts`` are those of ``RobustConfig`` that differ."""
+    return epipolar_motion_masks(
+        found.flows,
+        found.tracks,
+        found.edges,
+        method="robust",
+        frames=found.clip.frames,
+        valid=found.valid,
+        robust=RobustConfig(**parts),
+    )
+
+
+def from_all_pixels(found: Correspondences) -> Bool[Tensor, "t h w"]:
+    """The paper's masks with F from pixels all over the frame, movers among them."""
+    return epipolar_motion_masks(found.flows, all_static(len(found.clip), *found.clip.size), found.edges)
+
+
+def nothing_moves(found: Correspondences) -> Bool[Tensor, "t h w"]:
+    return torch.zeros(found.clip.frames.shape[:3], dtype=torch.bool)
+
+
+def mobility_alone(found: Correspondences) -> Bool[Tensor, "t h w"]:
+    """Each pixel is what the nearest visible track is; no flow, no geometry but the tracker's own."""
+    masks = nothing_moves(found)
+    pixels = pixel_grid(*found.clip.size).reshape(-1, 2)
+    for mask, uv, visible, mobility in zip(
+        masks, found.tracks.uv, found.tracks.visible, found.tracks.mobility, strict=True
+    ):
+        if visible.any():
+            _, nearest = cKDTree(uv[visible].numpy()).query(pixels.numpy())
+            mask[:] = (mobility[visible][torch.from_numpy(nearest)] > 0.5).reshape(mask.shape)
+    return masks
+
+
+def ego_flow_masks(
+    flows: Float[Tensor, "e h w 2"], ego_flows: Float[Tensor, "e h w 2"], edges: Int[Tensor, "e 2"], *, frames: int
+) -> Bool[Tensor, "t h w"]:
+    """MonST3R's rule: the distance of optical flow from the camera's, from 0 at its least to 1 at its most in each
+    pair, a mean over the pairs of a frame, above 0.35."""
+    distance = (flows - ego_flows).norm(dim=-1)
+    least, most = distance.flatten(1).amin(dim=1), distance.flatten(1).amax(dim=1)
+    share = (distance - least[:, None, None]) / (most - least).clamp(min=1e-9)[:, None, None]
+    total = torch.zeros(frames, *share.shape[1:]).index_add_(0, edges[:, 0], share)
+    pairs = torch.bincount(edges[:, 0], minlength=frames).clamp(min=1)
+    return total / pairs[:, None, None] > MONST3R_SHARE
+
+
+def all_static(t: int, height: int, width: int) -> Tracks:
+    """Every eighth pixel of every frame, asked for there, and called static."""
+    uv = pixel_grid(height, width)[GRID_PX // 2 :: GRID_PX, GRID_PX // 2 :: GRID_PX].reshape(-1, 2)
+    shape = t, t * len(uv)
+    still = uv.repeat(t, 1).expand(*shape, 2)
+    query_frame = torch.arange(t).repeat_interleave(len(uv))
+    return Tracks(still, torch.ones(shape, dtype=torch.bool), torch.ones(shape), torch.zeros(shape), query_frame)
+
+
+METHODS: dict[str, Method] = {
+    "robust": robust,
+    "paper": paper,
+    "F of all pixels": from_all_pixels,
+    "mobility alone": mobility_alone,
+    "nothing moves": nothing_moves,
+}
+
+
+def ablation() -> dict[str, Method]:
+    """``robust``, and it without each of its parts."""
+    off = {
+        "homography": False,
+        "checked": False,
+        "noise": 0.0,
+        "appearance": False,
+        "threshold_range": (0.5, 0.5),
+        "edges": False,
+    }
+    without = {
+        f"without {name}": lambda found, name=name, value=value: robust(found, **{name: value})
+        for name, value in off.items()
+    }
+    return {"robust": robust} | without
+
+
+def sequences(
+    folder: str | Path, *, long_side: int | None, max_frames: int | None
+) -> Iterator[tuple[str, Clip, Bool[Tensor, "t h w"]]]:
+    """(name, clip, true masks) of every sequence. Raises ``InputError`` for a folder without any."""
+    folder = Path(folder)
+    images, annotations = (folder / name for name in ("JPEGImages", "Annotations"))
+    images, annotations = (path / "480p" if (path / "480p").is_dir() else path for path in (images, annotations))
+    named = sorted(path for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
+    archives = sorted(folder.glob("*.npz"))
+    if not named and not archives:
+        raise InputError(f"folder: expected JPEGImages and Annotations, or clip archives (.npz), but {folder} has none")
+    for path in named:
+        clip = load_clip(path, max_frames=max_frames, long_side=long_side)
+        true = load_clip(annotations / path.name, max_frames=max_frames).frames.amax(dim=-1) > 0
+        if len(true) != len(clip):
+            raise InputError(f"folder: expected a mask a frame, but {path.name} has {len(true)} for {len(clip)}")
+        yield path.name, clip, resize_nearest(true, *clip.size)
+    for path in archives:
+        clip = resize_clip(select_frames(load_clip(path), max_frames=max_frames), long_side)
+        if clip.truth is None or clip.truth.motion_mask is None:
+            raise InputError(f"folder: expected clips with true masks, but {path} has none")
+        yield path.stem, clip, clip.truth.motion_mask
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m c4d_nb.mask_evaluation", description="Motion masks against true ones: IoU in %%."
+    )
+    parser.add_argument("folder", type=Path, help="of DAVIS' layout, or of clip archives")
+    parser.add_argument("--long-side", type=int, default=432, metavar="PX", help="of the frames (default 432)")
+    parser.add_argument("--max-frames", type=int, default=50, metavar="N", help="of a sequence (default 50)")
+    parser.add_argument("--tracker", metavar="NAME", help="weights of DynPT (default: chained flow)")
+    parser.add_argument("--ablation", action="store_true", help="switch off the parts of robust, one at a time")
+    return run_command(_run, parser.parse_args(arguments))
+
+
+def _run(options: argparse.Namespace) -> None:
+    tracker = None if options.tracker is None else DynPT.from_checkpoint(options.tracker)
+    methods = ablation() if options.ablation else METHODS
+    print(f"{'IoU, %':32}" + "".join(f"{name:>24}" for name in methods))
+    rows = []
+    found = sequences(options.folder, long_side=options.long_side, max_frames=options.max_frames)
+    for name, clip, true in tqdm(found, desc="sequences", unit="sequence"):
+        known = correspondences(clip, tracker=tracker)
+        rows.append([100 * motion_iou(method(known), true) for method in methods.values()])
+        print(f"{name:32}" + "".join(f"{score:24.1f}" for score in rows[-1]), flush=True)
+    print(f"{'mean':32}" + "".join(f"{score:24.1f}" for score in torch.tensor(rows).mean(dim=0).tolist()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
