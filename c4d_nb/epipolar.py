@@ -13,8 +13,8 @@ from torch import Tensor
 
 SUBSETS = 512
 """Random minimal ones: with 40 % outliers all are contaminated in one of 5,600 pairs."""
-JUDGES = 256
-"""Matches that a median is taken over, at most."""
+JUDGES, FINALISTS = 64, 16
+"""All subsets' matrices are judged by the median over so many matches at most; the best of these by all matches."""
 INLIER_SIGMAS = 2.5
 REWEIGHTINGS = 5
 LEAST_NOISE_PX = 0.2
@@ -118,8 +118,11 @@ def least_median(
     judges = min(n, JUDGES)  # evenly spread among the pair's own
     judge = ((torch.arange(judges, device=device) + 0.5) / judges * count[:, None]).long()
     errors = model.error(candidates, *(_at(uv, judge)[:, None] for uv in (uv_1, uv_2)))
-    median, best = errors.median(dim=-1).values.min(dim=-1)
-    error = model.error(candidates[torch.arange(len(best)), best], uv_1, uv_2)
+    ranked = errors.median(dim=-1).values.topk(min(subsets, FINALISTS), largest=False).indices
+    finalists = _at(candidates.flatten(-2), ranked).unflatten(-1, (3, 3))
+    errors = model.error(finalists, uv_1[:, None], uv_2[:, None]).masked_fill(~own[:, None], torch.nan)
+    median, best = errors.nanmedian(dim=-1).values.min(dim=-1)
+    error = errors[torch.arange(len(best), device=device), best]
     sigma = 1.4826 * (1 + 5 / (count - model.matches).clamp(min=1)) * median.sqrt()
     inlier = own & (error <= ((INLIER_SIGMAS * sigma).square() + 1e-12)[:, None])
     return least_squares(model, uv_1, uv_2, inlier.to(uv_1.dtype)).to(uv_1.dtype)
