@@ -72,7 +72,7 @@ figures.filmstrip(clip.frames)
 # %% [markdown]
 # ## 2. Everything at once
 #
-# One call runs the pipeline; with progress bars it takes about two minutes here. Its page,
+# One call runs the pipeline; with progress bars it takes about a minute here. Its page,
 # [`c4d_nb/reconstruct.py`](../c4d_nb/reconstruct.py), reads from top to bottom as the table of contents of this book.
 
 # %%

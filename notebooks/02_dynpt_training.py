@@ -339,8 +339,7 @@ table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORE
 
 # %% [markdown]
 # These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is five points better than
-# the flow-chained tracker's on MOVi-E, two worse to two better on MOVi-F, and three to eight *worse* on panning clips. (On the three clips here it is ahead only on `movi_e`,
-# and only with a single encoder.) Positions are those of flow, or up to about two points worse.
+# the flow-chained tracker's on MOVi-E, up to four better on MOVi-F, and five to nine *worse* on panning clips. (On the three clips here it is mostly behind.) Positions are those of flow, or up to about two points worse.
 #
 # ## 7. Where does it fail?
 
