@@ -6,10 +6,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from c4d_nb.camera import fit_similarity, invert, rotation_angle_deg
+from c4d_nb.alignment.objectives import frame_points
+from c4d_nb.camera import fit_similarity, invert, pixel_grid, rotation_angle_deg
 from c4d_nb.clip import Truth
+from c4d_nb.correspondence.flow import forward_backward_consistent, sample_map
 from c4d_nb.errors import InputError
 from c4d_nb.reconstruction import Reconstruction
+from c4d_nb.smoothing import lift_tracks
 
 TAP_VID_SIDE_PX = 256
 TAP_VID_THRESHOLDS_PX = (1, 2, 4, 8, 16)
@@ -99,6 +102,71 @@ def video_depth(
         "rmse": (depth - true).square().mean().sqrt().item(),
         "delta_1": (ratio < 1.25).double().mean().item(),
     }
+
+
+def temporal_smoothness(
+    depth: Float[Tensor, "t h w"],
+    intrinsics: Float[Tensor, "t 3 3"],
+    world_from_cam: Float[Tensor, "t 4 4"],
+    truth: Truth,
+) -> dict[str, float]:
+    """Flicker of a scene of the truth's resolution, of any scale: depth is brought to the truth's by the ratio of
+    medians.
+
+    ``trajectory``: of the true static tracks, lifted by this scene, in the truth's units; ``depth``: along the true
+    flow, of static pixels and movers alike, as a share of the depth. Needs true depth, tracks and flow both ways
+    (``c4d_nb.kubric.truth.complete_truth``).
+    """
+    missing = [name for name in ("depth", "tracks", "flow", "backward_flow") if getattr(truth, name) is None]
+    if missing:
+        raise InputError(f"truth: expected depth, tracks and flow both ways, but there is no {missing[0]}")
+    xyz_world = frame_points(depth, intrinsics, world_from_cam).mT.reshape(*depth.shape, 3)
+    lifted = lift_tracks(truth.depth.median() / depth.median() * xyz_world, truth.tracks)
+    return {
+        "trajectory": trajectory_flicker(lifted, truth.tracks.mobility < 0.5).item(),
+        "depth": depth_flicker(depth, truth.depth, truth.flow, truth.backward_flow).item(),
+    }
+
+
+def trajectory_flicker(xyz_world: Float[Tensor, "t n 3"], seen: Bool[Tensor, "t n"] | None = None) -> Float[Tensor, ""]:
+    """Mean length of the second difference ``x[t+1] - 2 x[t] + x[t-1]`` of points in the world, in their unit.
+
+    0 along a track at rest or in uniform motion, so on true static tracks what there is of it is flicker. Counts where
+    all three positions are finite and ``seen``; NaN if that is nowhere.
+    """
+    bend = (xyz_world[2:] - 2 * xyz_world[1:-1] + xyz_world[:-2]).norm(dim=-1)
+    counts = torch.isfinite(bend)
+    if seen is not None:
+        counts = counts & seen[2:] & seen[1:-1] & seen[:-2]
+    return bend[counts].mean()
+
+
+def depth_flicker(
+    predicted: Float[Tensor, "t h w"],
+    target: Float[Tensor, "t h w"],
+    flow: Float[Tensor, "s h w 2"],
+    backward_flow: Float[Tensor, "s h w 2"],
+    valid: Bool[Tensor, "t h w"] | None = None,
+) -> Float[Tensor, ""]:
+    """How much the error of depth changes from a frame to the next at the same surface point, along the true flow.
+
+    Mean of ``|e[t+1](uv + flow) - e[t](uv)|`` with ``e = log(predicted / target)``: 0.01 is a change by 1 %. Blind to
+    any one factor on the whole video's depth. Counts pixels whose surface is seen in both frames (``flow`` and
+    ``backward_flow`` agree, Sundaram et al., ECCV 2010) and that are ``valid``; NaN if there are none.
+    """
+    t = len(predicted)
+    if len(flow) != t - 1 or len(backward_flow) != t - 1:
+        raise InputError(f"flow: expected {t - 1} steps both ways, but there are {len(flow)} and {len(backward_flow)}")
+    error = torch.where((predicted > 0) & (target > 0), (predicted / target).log(), torch.nan)
+    changes = []
+    for now, (there, back) in enumerate(zip(flow, backward_flow, strict=True)):
+        seen = forward_backward_consistent(there, back)
+        if valid is not None:
+            seen = seen & valid[now]
+        later = sample_map(error[now + 1, ..., None], pixel_grid(*target.shape[1:], like=there) + there)[..., 0]
+        change = (later - error[now]).abs()
+        changes.append(change[seen & torch.isfinite(change)])
+    return torch.cat(changes).mean()
 
 
 def motion_iou(predicted: Bool[Tensor, "t h w"], target: Bool[Tensor, "t h w"]) -> float:
