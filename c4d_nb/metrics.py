@@ -1,15 +1,17 @@
 """Scores against truth (METHOD: pose, video depth, motion segmentation, mobility, point tracks)."""
 
-from typing import Literal
+from typing import Literal, get_args
 
+import roma
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from c4d_nb.alignment.objectives import frame_points
-from c4d_nb.camera import fit_similarity, invert, pixel_grid, rotation_angle_deg
+from c4d_nb.camera import fit_similarity, invert, pixel_grid, pose, rotation_angle_deg
 from c4d_nb.clip import Truth
 from c4d_nb.correspondence.flow import forward_backward_consistent, sample_map
+from c4d_nb.depth_alignment import align_depth
 from c4d_nb.errors import InputError
 from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.smoothing import lift_tracks
@@ -55,26 +57,33 @@ def dynamic_queries(result: Reconstruction, motion_mask: Bool[Tensor, "t h w"]) 
     )
 
 
-def trajectory_errors(predicted: Float[Tensor, "t 4 4"], target: Float[Tensor, "t 4 4"]) -> dict[str, float]:
-    """Camera path (world_from_cam) after the Sim(3) that fits it best to the truth (Umeyama on the centres).
+PathAlignment = Literal["sim3", "se3", "scale", "origin", "none"]
+
+
+def trajectory_errors(
+    predicted: Float[Tensor, "t 4 4"],
+    target: Float[Tensor, "t 4 4"],
+    *,
+    alignment: PathAlignment = "sim3",
+    pairs: Int[Tensor, "p 2"] | None = None,
+) -> dict[str, float]:
+    """Camera path (world_from_cam) against the true one, after ``align_path``.
 
     ``ate``: RMSE of the positions, in the truth's units; ``ate_percent`` of the true path's length; ``rpe_t`` and
-    ``rpe_r_deg``: RMSE of the relative motion from frame to frame, translation in the truth's units and rotation in
-    degrees.
+    ``rpe_r_deg``: RMSE of the relative motion from the first to the second frame of the ``pairs`` (each frame and the
+    next, if none are given), translation in the truth's units and rotation in degrees. Where the true camera stands
+    still, a share of its path is NaN or infinite.
     """
-    if len(predicted) < 3 or predicted.shape != target.shape:
-        raise InputError(
-            f"predicted: expected {tuple(target.shape)}, at least 3 poses, but it is {tuple(predicted.shape)}"
-        )
-    predicted, target = predicted.double(), target.double()
-    centre, true_centre = predicted[:, :3, 3], target[:, :3, 3]
-    scale, rotation, translation = fit_similarity(centre, true_centre)
-    aligned = predicted.clone()
-    aligned[:, :3, 3] = scale * centre @ rotation.T + translation
-    aligned[:, :3, :3] = rotation @ predicted[:, :3, :3]
-    ate = (aligned[:, :3, 3] - true_centre).square().sum(-1).mean().sqrt()
-    length = (true_centre[1:] - true_centre[:-1]).norm(dim=-1).sum()
-    error = invert(invert(target[:-1]) @ target[1:]) @ (invert(aligned[:-1]) @ aligned[1:])
+    aligned, target = align_path(predicted, target, alignment=alignment), target.double()
+    if pairs is None:
+        first = torch.arange(len(target) - 1, device=target.device)
+        pairs = torch.stack([first, first + 1], dim=-1)
+    if not (len(pairs) and int(pairs.min()) >= 0 and int(pairs.max()) < len(target)):
+        raise InputError(f"pairs: expected some, of frames 0 to {len(target) - 1}, but they are {pairs.tolist()[:5]}")
+    n, m = pairs.unbind(-1)
+    ate = (aligned[:, :3, 3] - target[:, :3, 3]).square().sum(-1).mean().sqrt()
+    length = target[:, :3, 3].diff(dim=0).norm(dim=-1).sum()
+    error = invert(invert(target[n]) @ target[m]) @ (invert(aligned[n]) @ aligned[m])
     return {
         "ate": ate.item(),
         "ate_percent": (100 * ate / length).item(),
@@ -83,20 +92,80 @@ def trajectory_errors(predicted: Float[Tensor, "t 4 4"], target: Float[Tensor, "
     }
 
 
+def align_path(
+    predicted: Float[Tensor, "t 4 4"], target: Float[Tensor, "t 4 4"], *, alignment: PathAlignment = "sim3"
+) -> Float[Tensor, "t 4 4"]:
+    """The predicted path (world_from_cam) in the truth's world, in float64.
+
+    ``sim3``: by the similarity that fits the camera centres best (Umeyama), ``se3``: by the rigid motion that does.
+    ``origin``: the first pose is laid on the true first pose; ``scale``: so, after Umeyama's scale; ``none``: as it is.
+    A prediction that stands still keeps its scale: none fits better than another.
+    """
+    if len(predicted) < 3 or predicted.shape != target.shape:
+        raise InputError(
+            f"predicted: expected {tuple(target.shape)}, at least 3 poses, but it is {tuple(predicted.shape)}"
+        )
+    if not (torch.isfinite(predicted).all() and torch.isfinite(target).all()):
+        raise InputError("predicted: expected finite poses in both paths, but there is NaN or infinity among them")
+    if alignment not in get_args(PathAlignment):
+        raise InputError(f"alignment: expected one of {', '.join(get_args(PathAlignment))}, but it is {alignment!r}")
+    aligned, target = predicted.double().clone(), target.double()
+    centre, true_centre = aligned[:, :3, 3], target[:, :3, 3]
+    if alignment in ("sim3", "scale") and (centre != centre[0]).any():
+        aligned[:, :3, 3] = fit_similarity(centre, true_centre)[0] * centre
+    if alignment in ("sim3", "se3"):
+        return pose(*roma.rigid_points_registration(aligned[:, :3, 3], true_centre)) @ aligned
+    return aligned if alignment == "none" else target[0] @ invert(aligned[0]) @ aligned
+
+
+def associate_timestamps(
+    first_s: Float[Tensor, "n"], second_s: Float[Tensor, "m"], *, max_difference_s: float = 0.02
+) -> Int[Tensor, "p 2"]:
+    """Pairs of indices into two lists of times, in seconds: the nearest two first, then the nearest two of the rest.
+
+    No entry is in two pairs, and none is paired over more than ``max_difference_s``; in order of the first list. This
+    is what TUM's benchmark does. Seconds since 1970 need float64: float32 is exact to two minutes there.
+    """
+    left, right = (torch.arange(len(times), device=first_s.device) for times in (first_s, second_s))
+    found = [torch.zeros(0, 2, dtype=torch.long, device=first_s.device)]
+    while len(left) and len(right):
+        nearest, back = _nearest(first_s[left], second_s[right]), _nearest(second_s[right], first_s[left])
+        mutual = back[nearest] == torch.arange(len(left), device=first_s.device)
+        mutual &= (second_s[right[nearest]] - first_s[left]).abs() <= max_difference_s
+        if not mutual.any():
+            break
+        found.append(torch.stack([left[mutual], right[nearest[mutual]]], dim=-1))
+        taken = torch.zeros_like(right, dtype=torch.bool).index_fill(0, nearest[mutual], True)
+        left, right = left[~mutual], right[~taken]
+    pairs = torch.cat(found)
+    return pairs[pairs[:, 0].argsort()]
+
+
+def _nearest(of: Float[Tensor, "n"], among: Float[Tensor, "m"]) -> Int[Tensor, "n"]:
+    ordered, order = among.sort(stable=True)
+    above = torch.searchsorted(ordered, of).clamp(max=len(among) - 1)
+    below = (above - 1).clamp(min=0)
+    return order[torch.where(of - ordered[below] <= ordered[above] - of, below, above)]
+
+
 def video_depth(
-    predicted: Float[Tensor, "t h w"], target: Float[Tensor, "t h w"], valid: Bool[Tensor, "t h w"] | None = None
+    predicted: Float[Tensor, "t h w"],
+    target: Float[Tensor, "t h w"],
+    valid: Bool[Tensor, "t h w"] | None = None,
+    *,
+    alignment: str = "median",
 ) -> dict[str, float]:
-    """Depth of a whole video after **one** scale, the ratio of the medians over all valid pixels.
+    """Depth of a video where the truth has any and ``valid`` allows it, after ``align_depth``: by default after **one**
+    scale, the ratio of the medians.
 
     ``abs_rel``: mean |d - d*| / d*; ``rmse`` in the truth's units; ``delta_1``: share of pixels with max(d/d*, d*/d)
-    < 1.25. Figures under another alignment (scale and shift, or one a frame) do not compare.
+    < 1.25, among which depth that a shift made negative is not. Figures under different alignments do not compare.
     """
     valid = (target > 0) & torch.isfinite(target) & (True if valid is None else valid)
     if not valid.any():
         raise InputError("target: expected some valid depth, but there is none")
-    depth, true = predicted[valid].double(), target[valid].double()
-    depth = depth * true.median() / depth.median()
-    ratio = torch.maximum(depth / true, true / depth)
+    depth, true = align_depth(predicted, target, valid, alignment=alignment)[valid], target[valid].double()
+    ratio = torch.where(depth > 0, torch.maximum(depth / true, true / depth), torch.inf)
     return {
         "abs_rel": ((depth - true).abs() / true).mean().item(),
         "rmse": (depth - true).square().mean().sqrt().item(),

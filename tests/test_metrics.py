@@ -13,7 +13,15 @@ from evo.tools import file_interface
 
 from c4d_nb.camera import pose
 from c4d_nb.errors import InputError
-from c4d_nb.metrics import dynamic_accuracy, motion_iou, tap_vid, trajectory_errors, video_depth
+from c4d_nb.metrics import (
+    align_path,
+    associate_timestamps,
+    dynamic_accuracy,
+    motion_iou,
+    tap_vid,
+    trajectory_errors,
+    video_depth,
+)
 
 
 def path(generator, t=20):
@@ -36,14 +44,24 @@ def moved(of, generator, scale):
     return by @ scaled
 
 
-def evo_errors(predicted, target):
-    """APE and RPE of consecutive frames after Umeyama with scale."""
+def evo_align(estimate, reference, alignment):
+    """evo's switches for each of our names."""
+    if alignment in ("sim3", "se3"):
+        estimate.align(reference, correct_scale=alignment == "sim3")
+    if alignment == "scale":
+        estimate.align(reference, correct_only_scale=True)
+    if alignment in ("scale", "origin"):
+        estimate.align_origin(reference)
+
+
+def evo_errors(predicted, target, alignment="sim3", delta=1):
+    """APE, and RPE over all pairs so many frames apart."""
     estimate, reference = (PosePath3D(poses_se3=[p.numpy() for p in poses]) for poses in (predicted, target))
-    estimate.align(reference, correct_scale=True)
+    evo_align(estimate, reference, alignment)
     kinds = {"ate": metrics.APE(metrics.PoseRelation.translation_part)}
     for name, relation in (("rpe_t", "translation_part"), ("rpe_r_deg", "rotation_angle_deg")):
         kinds[name] = metrics.RPE(
-            metrics.PoseRelation[relation], delta=1, delta_unit=metrics.Unit.frames, all_pairs=True
+            metrics.PoseRelation[relation], delta=delta, delta_unit=metrics.Unit.frames, all_pairs=True
         )
     for metric in kinds.values():
         metric.process_data((reference, estimate))
@@ -84,16 +102,94 @@ def test_published_paths_against_evo(reference_data, truth, estimate):
     assert {name: ours[name] for name in theirs} == pytest.approx(theirs, rel=1e-5)
 
 
-def test_error_of_fr2_desk_is_near_the_published_one(reference_data):
-    """0.008144 m under SE(3); a Sim(3) has one more freedom, so it may only be lower, and not by much."""
+@pytest.mark.parametrize(
+    ("truth", "estimate", "max_difference_s", "published_m", "n_pairs"),
+    [
+        ("fr2_desk_groundtruth.txt", "fr2_desk_ORB.txt", 0.02, 0.008144, 2223),
+        ("freiburg1_xyz-groundtruth.txt", "freiburg1_xyz-rgbdslam.txt", 0.01, 0.01347, 785),
+    ],
+)
+def test_published_errors(reference_data, truth, estimate, max_difference_s, published_m, n_pairs):
+    """ATE under SE(3), as published; a Sim(3) has one more freedom, so it may only be lower, and not by much."""
     folder = reference_data / "data" / "traj"
     if not folder.is_dir():
         pytest.skip(f"no reference data: {folder} does not exist")
-    names = ("fr2_desk_groundtruth.txt", "fr2_desk_ORB.txt")
-    associated = sync.associate_trajectories(*(file_interface.read_tum_trajectory_file(str(folder / n)) for n in names))
-    target, predicted = (torch.from_numpy(np.stack(of.poses_se3)) for of in associated)
-    ate = trajectory_errors(predicted, target)["ate"]
-    assert 0.005 < ate <= 0.008144 + 1e-5
+    paths = [file_interface.read_tum_trajectory_file(str(folder / name)) for name in (truth, estimate)]
+    times = (torch.from_numpy(path.timestamps) for path in paths)
+    pairs = associate_timestamps(*times, max_difference_s=max_difference_s)
+    assert len(pairs) == n_pairs
+    both = zip(paths, pairs.T, strict=True)
+    target, predicted = (torch.from_numpy(np.stack(path.poses_se3))[index] for path, index in both)
+    ate = trajectory_errors(predicted, target, alignment="se3")["ate"]
+    assert ate == pytest.approx(published_m, abs=2e-6)
+    assert 0.5 * ate < trajectory_errors(predicted, target)["ate"] <= ate
+
+
+@pytest.mark.parametrize("delta", [1, 5])
+@pytest.mark.parametrize("alignment", ["sim3", "se3", "scale", "origin", "none"])
+def test_every_alignment_against_evo(generator, alignment, delta):
+    target = path(generator)
+    predicted = moved(disturbed(target, generator), generator, 0.7)
+    first = torch.arange(len(target) - delta)
+    pairs = torch.stack([first, first + delta], dim=-1)
+    ours = trajectory_errors(predicted, target, alignment=alignment, pairs=pairs)
+    theirs = evo_errors(predicted, target, alignment, delta)
+    assert {name: ours[name] for name in theirs} == pytest.approx(theirs, rel=1e-6)
+
+
+def test_a_similarity_leaves_the_least_error(generator):
+    target = path(generator)
+    predicted = moved(disturbed(target, generator), generator, 3.0)
+    ate = {name: trajectory_errors(predicted, target, alignment=name)["ate"] for name in ("sim3", "se3", "scale")}
+    assert ate["sim3"] < min(ate["se3"], ate["scale"])
+    assert torch.equal(align_path(predicted, target, alignment="none"), predicted)
+
+
+def test_a_camera_that_stands_still(generator):
+    """Nothing is divided by its spread of zero: the error is the truth's own spread."""
+    target = path(generator)
+    still = pose(torch.eye(3).double().expand(20, 3, 3), torch.tensor([1.0, 2, 3]).double().expand(20, 3))
+    errors = trajectory_errors(still, target)
+    centre = target[:, :3, 3]
+    assert errors["ate"] == pytest.approx((centre - centre.mean(0)).square().sum(-1).mean().sqrt().item())
+    assert all(math.isfinite(value) for value in errors.values())
+    turned_about = trajectory_errors(target, still)
+    assert turned_about["ate"] == pytest.approx(0, abs=1e-9)
+    assert math.isnan(turned_about["ate_percent"]) or math.isinf(turned_about["ate_percent"])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_path_options_that_are_not(generator):
+    target = path(generator)
+    with pytest.raises(InputError, match="alignment: expected one of sim3, se3, scale, origin, none, but it is 'best'"):
+        trajectory_errors(target, target, alignment="best")
+    for pairs in (torch.zeros(0, 2).long(), torch.tensor([[0, 20]])):
+        with pytest.raises(InputError, match="pairs: expected some, of frames 0 to 19, but they are"):
+            trajectory_errors(target, target, pairs=pairs)
+    with pytest.raises(InputError, match="predicted: expected finite poses"):
+        trajectory_errors(target.clone().fill_(torch.nan), target)
+
+
+@pytest.mark.parametrize("jitter_s", [0.0, 0.004, 0.02])
+def test_association_against_evo(generator, jitter_s):
+    """Where no entry has two partners both say the same."""
+    first = torch.arange(60).double() / 30 + 1.3e9
+    keep = torch.rand(60, generator=generator) < 0.7
+    second = (first + jitter_s * (torch.rand(60, dtype=torch.float64, generator=generator) - 0.5))[keep]
+    pairs = associate_timestamps(first, second, max_difference_s=0.01)
+    theirs = sync.matching_time_indices(first.numpy(), second.numpy(), 0.01)
+    assert pairs.T.tolist() == [list(side) for side in theirs]
+
+
+def test_association_by_hand():
+    """Unordered times; two are near one, which takes the nearer, and the other takes what is left; one is too far."""
+    first, second = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([2.004, 2.009, 1.03, 3.0])
+    assert associate_timestamps(first, second).tolist() == [[0, 3], [2, 0]]
+    assert associate_timestamps(second, first, max_difference_s=0.05).tolist() == [[0, 2], [2, 1], [3, 0]]
+    beside = torch.tensor([2.0, 2.012])
+    assert associate_timestamps(beside, second).tolist() == [[0, 0], [1, 1]]
+    assert associate_timestamps(beside, torch.tensor([2.005, 2.03])).tolist() == [[0, 0], [1, 1]]
+    assert associate_timestamps(first, second[:0]).shape == (0, 2)
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
