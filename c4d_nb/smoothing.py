@@ -1,16 +1,23 @@
-"""Smoothing of 3D point trajectories, spread to every pixel by linear blend displacement (supplement of C4D)."""
+"""Smoothing of 3D point trajectories, spread to every pixel by linear blend displacement (supplement of C4D).
 
-import numpy as np
+The defaults are the supplement's formulas; every option beside them repairs one thing that they get wrong.
+"""
+
+import math
+from collections.abc import Iterator
+
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from scipy.spatial import cKDTree
 from torch import Tensor
 from tqdm import tqdm
 
 from c4d_nb.clip import Tracks
 from c4d_nb.correspondence.flow import sample_map
 from c4d_nb.errors import InputError
+from c4d_nb.linear_blend import linear_blend_displacement
+
+NO_WEIGHT = 1e-12
+"""A window whose mean weight is not above it says nothing: its point stays."""
 
 
 def smooth_trajectories(
@@ -19,45 +26,48 @@ def smooth_trajectories(
     kernel_size: int = 5,
     decay: float = 1.0,
     visible: Bool[Tensor, "t n"] | None = None,
+    per_median_step: bool = False,
+    both_steps: bool = False,
+    shrink_at_ends: bool = False,
 ) -> Float[Tensor, "t n c"]:
     """Moving average of each track in which a sample counts the less, the longer the step that led to it.
 
     ``w[t] = exp(-decay ||x[t] - x[t-1]||)``, with the first step's weight for t = 0, and ``conv(x w, 1/k) / conv(w,
-    1/k)`` with zero padding in both. ``decay`` has the unit 1 / length. An invisible or non-finite sample has weight
-    0, the first one after a gap weight 1; an unseen sample stays, and so does one whose window has no weight.
+    1/k)`` with zero padding in both. An invisible or non-finite sample has weight 0, the first one after a gap weight
+    1; an unseen sample stays, and so does one whose window has no weight.
+
+    ``per_median_step``: ``decay``, whose unit is 1 / length, is divided by the median step, so that the scale of the
+    scene does not matter. ``both_steps``: the weight is the geometric mean of those of the step to the sample and of
+    the step away from it; a spike then no longer counts against the good sample after it alone. ``shrink_at_ends``:
+    near the first and the last frame the window shrinks on both sides alike, so that uniform motion is not bent there.
     """
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise InputError(f"kernel_size: expected an odd number of at least 1, but it is {kernel_size}")
-    weight, seen = _step_weights(xyz, decay, visible)
+    _check_smoothing(kernel_size, decay)
+    t = len(xyz)
+    if t < 2:
+        return xyz.clone()
+    seen = torch.isfinite(xyz).all(-1)
+    if visible is not None:
+        seen = seen & visible
     clean = torch.where(seen[..., None], xyz, 0.0)
-    total = _box_filter(weight, kernel_size)
-    smoothed = _box_filter(clean * weight[..., None], kernel_size) / total.clamp(min=1e-12)[..., None]
-    return torch.where((seen & (total > 1e-12))[..., None], smoothed, xyz)
+    if per_median_step:
+        decay = decay / median_step(torch.where(seen[..., None], xyz, torch.nan))
+    weight = _sample_weights(clean, seen, decay, both_steps)
+    total, moved = weight.clone(), torch.zeros_like(clean)
+    for here, there in _neighbours(t, kernel_size // 2, shrink_at_ends):
+        total[here] += weight[there]
+        moved[here] += weight[there][..., None] * (clean[there] - clean[here])
+    known = seen & (total > NO_WEIGHT * kernel_size)
+    return torch.where(known[..., None], clean + moved / total.clamp(min=NO_WEIGHT)[..., None], xyz)
 
 
-def linear_blend_displacement(
-    points: Float[Tensor, "p 3"],
-    controls: Float[Tensor, "q 3"],
-    displacements: Float[Tensor, "q 3"],
-    *,
-    k: int = 4,
-) -> Float[Tensor, "p 3"]:
-    """Points moved by their ``k`` nearest controls' displacements, weighted by inverse Euclidean distance.
-
-    ``controls`` are the **original** track points. A point on a control takes that control's displacement (the mean, if
-    several lie there); without controls nothing moves; fewer than ``k`` controls are all used.
-    """
-    if len(controls) == 0:
-        return points.clone()
-    controls, displacements = _merge_equal(controls, displacements)
-    k = min(k, len(controls))
-    tree = cKDTree(controls.detach().cpu().numpy())
-    distance, index = tree.query(points.detach().cpu().numpy(), k=np.arange(1, k + 1), workers=-1)
-    distance = torch.from_numpy(distance).to(points)
-    exact = distance <= 1e-12
-    weight = torch.where(exact.any(1, keepdim=True), exact.to(points), 1 / distance.clamp(min=1e-12))
-    weight = weight / weight.sum(1, keepdim=True)
-    return points + torch.einsum("pk,pkc->pc", weight, displacements[torch.from_numpy(index).to(points.device)])
+def median_step(xyz: Float[Tensor, "t n c"]) -> float:
+    """Median distance from a sample to the next, over all tracks; 1 where no two samples in a row are finite."""
+    steps = (xyz[1:] - xyz[:-1]).norm(dim=-1)
+    steps = steps[torch.isfinite(steps)]
+    if len(steps) == 0:
+        return 1.0
+    # torch's median is the lower one of two; never 0, or a track at rest would have a weight of 0/0
+    return max(0.5 * (steps.median() - (-steps).median()).item(), torch.finfo(xyz.dtype).tiny)
 
 
 def smooth_pointmaps(
@@ -68,30 +78,47 @@ def smooth_pointmaps(
     overlap: int = 5,
     kernel_size: int = 5,
     decay: float = 1.0,
+    per_median_step: bool = False,
+    both_steps: bool = False,
+    shrink_at_ends: bool = False,
     k: int = 4,
+    power: int = 1,
+    radius: float | None = None,
+    motion_masks: Bool[Tensor, "t h w"] | None = None,
 ) -> Float[Tensor, "t h w 3"]:
     """The smoothed pointmaps that PTS aims at: tracks lifted to 3D, smoothed, and spread over each frame by LBD.
 
     ``tracks.uv`` are pixels of the pointmaps. Non-overlapping windows of ``window`` frames, each extended by
     ``overlap`` frames at both ends, of which only the inner ones are kept; the controls of a frame are its visible
-    tracks.
+    tracks. With ``motion_masks`` dynamic pixels follow tracks of mobility 0.5 and more, all others the rest. The other
+    options are those of ``smooth_trajectories`` (the median step is that of the whole video) and of
+    ``linear_blend_displacement``.
     """
-    t = len(xyz_world)
+    _check_windows(xyz_world, tracks, motion_masks, window, overlap)
+    _check_smoothing(kernel_size, decay)
     lifted = lift_tracks(xyz_world, tracks)
-    smoothed = xyz_world.clone()
-    for start in tqdm(range(0, t, window), desc="smoothing", unit="window", leave=False):
-        stop = min(start + window, t)
-        first, last = max(0, start - overlap), min(t, stop + overlap)
+    if per_median_step:
+        decay = decay / median_step(lifted)
+    smoothed = torch.empty_like(xyz_world)
+    for kept, extended in tqdm(_windows(len(lifted), window, overlap), desc="smoothing", unit="window", leave=False):
         part = smooth_trajectories(
-            lifted[first:last], kernel_size=kernel_size, decay=decay, visible=tracks.visible[first:last]
+            lifted[extended],
+            kernel_size=kernel_size,
+            decay=decay,
+            both_steps=both_steps,
+            shrink_at_ends=shrink_at_ends,
         )
-        for frame in range(start, stop):
-            seen = torch.isfinite(lifted[frame]).all(-1)
-            controls = lifted[frame, seen]
-            moved = linear_blend_displacement(
-                xyz_world[frame].reshape(-1, 3), controls, part[frame - first, seen] - controls, k=k
-            )
-            smoothed[frame] = moved.reshape(xyz_world.shape[1:])
+        for frame in kept:
+            smoothed[frame] = linear_blend_displacement(
+                xyz_world[frame].flatten(0, 1),
+                lifted[frame],
+                part[frame - extended.start] - lifted[frame],
+                k=k,
+                power=power,
+                radius=radius,
+                point_class=None if motion_masks is None else motion_masks[frame].flatten(),
+                control_class=None if motion_masks is None else tracks.mobility[frame] >= 0.5,
+            ).reshape(xyz_world.shape[1:])
     return smoothed
 
 
@@ -101,31 +128,50 @@ def lift_tracks(xyz_world: Float[Tensor, "t h w 3"], tracks: Tracks) -> Float[Te
     return torch.where(tracks.visible[..., None], lifted, torch.nan)
 
 
-def _merge_equal(
-    controls: Float[Tensor, "q 3"], displacements: Float[Tensor, "q 3"]
-) -> tuple[Float[Tensor, "u 3"], Float[Tensor, "u 3"]]:
-    """Controls at one place become one, with their mean displacement."""
-    unique, owner, count = controls.unique(dim=0, return_inverse=True, return_counts=True)
-    total = torch.zeros_like(unique).index_add_(0, owner, displacements)
-    return unique, total / count[:, None]
-
-
-def _step_weights(xyz: Tensor, decay: float, visible: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The weight W[t] of each sample and whether it is seen at all."""
-    seen = torch.isfinite(xyz).all(-1)
-    if visible is not None:
-        seen = seen & visible
-    clean = torch.where(seen[..., None], xyz, 0.0)
-    if len(xyz) == 1:
-        return seen.to(xyz), seen
-    step = torch.exp(-decay * (clean[1:] - clean[:-1]).norm(dim=-1))
+def _sample_weights(clean: Tensor, seen: Tensor, decay: float, both_steps: bool) -> Tensor:
+    """The weight W[t] of each sample. After a gap there is no step to judge a sample by."""
     joined = seen[1:] & seen[:-1]
-    step = torch.where(joined, step, 1.0)  # after a gap there is no step to judge a sample by
-    return torch.cat([step[:1], step]) * seen, seen
+    cost = torch.where(joined, decay * (clean[1:] - clean[:-1]).norm(dim=-1), 0.0)
+    if both_steps:
+        steps = torch.zeros_like(clean[..., 0])
+        steps[1:] += joined
+        steps[:-1] += joined
+        cost = (torch.cat([cost, 0 * cost[:1]]) + torch.cat([0 * cost[:1], cost])) / steps.clamp(min=1)
+    else:
+        cost = torch.cat([cost[:1], cost])
+    return torch.exp(-cost) * seen
 
 
-def _box_filter(values: Tensor, kernel_size: int) -> Tensor:
-    """Mean over a centred window along the first axis, zeros beyond its ends."""
-    flat = values.flatten(1).T[:, None]
-    kernel = values.new_full((1, 1, kernel_size), 1 / kernel_size)
-    return F.conv1d(flat, kernel, padding=kernel_size // 2)[:, 0].T.reshape(values.shape)
+def _neighbours(t: int, reach: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:
+    """The frames that have a neighbour so far later, and earlier, and those neighbours; symmetric: that have both."""
+    for offset in range(1, min(reach, t - 1) + 1):
+        margin = offset if symmetric else 0
+        if offset + margin < t:
+            yield slice(margin, t - offset), slice(margin + offset, t)
+            yield slice(offset, t - margin), slice(0, t - margin - offset)
+
+
+def _windows(t: int, window: int, overlap: int) -> list[tuple[range, slice]]:
+    """The frames that each window keeps, and those that it looks at."""
+    kept = [range(start, min(start + window, t)) for start in range(0, t, window)]
+    return [(inner, slice(max(0, inner.start - overlap), min(t, inner.stop + overlap))) for inner in kept]
+
+
+def _check_smoothing(kernel_size: int, decay: float) -> None:
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise InputError(f"kernel_size: expected an odd number of at least 1, but it is {kernel_size}")
+    if not 0 <= decay < math.inf:
+        raise InputError(f"decay: expected a finite number of at least 0, but it is {decay}")
+
+
+def _check_windows(xyz_world: Tensor, tracks: Tracks, motion_masks: Tensor | None, window: int, overlap: int) -> None:
+    if window < 1:
+        raise InputError(f"window: expected at least 1 frame, but it is {window}")
+    if overlap < 0:
+        raise InputError(f"overlap: expected at least 0 frames, but it is {overlap}")
+    if len(tracks.uv) != len(xyz_world):
+        raise InputError(f"tracks: expected {len(xyz_world)} frames like the pointmaps, but there are {len(tracks.uv)}")
+    if motion_masks is not None and motion_masks.shape != xyz_world.shape[:3]:
+        raise InputError(
+            f"motion_masks: expected a shape of {tuple(xyz_world.shape[:3])}, but it is {tuple(motion_masks.shape)}"
+        )

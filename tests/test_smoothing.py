@@ -1,7 +1,8 @@
-"""Trajectory smoothing and linear blend displacement, worked by hand; every trap that the method notes."""
+"""Trajectory smoothing worked by hand and against a plain loop; every trap that the method notes."""
 
 import math
 
+import numpy as np
 import pytest
 import roma
 import torch
@@ -9,7 +10,8 @@ import torch
 from c4d_nb.camera import invert, transform, unproject
 from c4d_nb.clip import Tracks
 from c4d_nb.errors import InputError
-from c4d_nb.smoothing import lift_tracks, linear_blend_displacement, smooth_pointmaps, smooth_trajectories
+from c4d_nb.linear_blend import linear_blend_displacement
+from c4d_nb.smoothing import lift_tracks, median_step, smooth_pointmaps, smooth_trajectories
 
 NAN = float("nan")
 
@@ -31,9 +33,6 @@ def still_tracks(t, uv):
     n = len(uv)
     ones = torch.ones(t, n)
     return Tracks(uv.expand(t, n, 2).clone(), ones.bool(), ones, 0 * ones, torch.zeros(n, dtype=torch.long))
-
-
-# Trajectories
 
 
 def test_constant_track_stays():
@@ -158,81 +157,145 @@ def test_decay_has_the_unit_of_one_over_length(generator):
     torch.testing.assert_close(smooth_trajectories(10 * tracks, decay=0.1), 10 * smooth_trajectories(tracks))
 
 
-# Linear blend displacement
+def loop(xyz, kernel_size=5, decay=1.0, visible=None, per_median_step=False, both_steps=False, shrink_at_ends=False):
+    """The formulas, sample by sample, in float64."""
+    x = xyz.double().numpy()
+    t, n, _ = x.shape
+    seen = np.isfinite(x).all(-1) & (True if visible is None else visible.numpy())
+    steps = {
+        (i, j): np.linalg.norm(x[i + 1, j] - x[i, j])
+        for i in range(t - 1)
+        for j in range(n)
+        if seen[i, j] and seen[i + 1, j]
+    }
+    if per_median_step and steps:
+        decay = decay / np.median(list(steps.values()))
+    out = x.copy()
+    for j in range(n):
+        weight = np.zeros(t)
+        for i in range(t):
+            arriving, leaving = steps.get((max(i - 1, 0), j)), steps.get((i, j))
+            if i == 0:
+                leaving = leaving if both_steps else None
+                arriving = arriving if not both_steps else None
+            factors = [
+                math.exp(-decay * s) for s in ((arriving, leaving) if both_steps else (arriving,)) if s is not None
+            ]
+            weight[i] = seen[i, j] * math.prod(factors) ** (1 / max(1, len(factors)))
+        for i in range(t):
+            half = kernel_size // 2
+            if shrink_at_ends:
+                half = min(half, i, t - 1 - i)
+            around = [s for s in range(max(0, i - half), min(t, i + half + 1)) if seen[s, j]]
+            total = sum(weight[s] for s in around)
+            if seen[i, j] and total / kernel_size > 1e-12:
+                out[i, j] = sum(weight[s] * x[s, j] for s in around) / total
+    return torch.from_numpy(out)
 
 
-def brute_force(points, controls, displacements, k):
-    distance, index = torch.cdist(points, controls).topk(k, dim=1, largest=False)
-    weight = 1 / distance
-    return points + (weight[..., None] * displacements[index]).sum(1) / weight.sum(1, keepdim=True)
+OPTIONS = [
+    {},
+    {"decay": 0.0},
+    {"decay": 3.0, "kernel_size": 9},
+    {"kernel_size": 1},
+    {"per_median_step": True},
+    {"both_steps": True},
+    {"shrink_at_ends": True},
+    {"per_median_step": True, "both_steps": True, "shrink_at_ends": True, "kernel_size": 7, "decay": 2.0},
+]
 
 
-@pytest.fixture
-def cloud(generator):
-    """200 points, 30 controls and their displacements."""
-    return tuple(torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (200, 30, 30))
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])
+@pytest.mark.parametrize("t", [1, 2, 3, 4, 15])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_against_a_plain_loop(generator, options, t, scale):
+    """With samples that are unseen, not finite, and the sole ones left; relative to the size of the scene."""
+    tracks = scale * random_tracks(generator, t, 12)
+    visible = torch.rand(t, 12, generator=generator) > 0.3
+    visible[:, :6] = True
+    for column, bad in enumerate((NAN, float("inf"), -float("inf"))):
+        tracks[t // 2, 3 + column, column] = bad
+    found = smooth_trajectories(tracks, visible=visible, **options)
+    torch.testing.assert_close(
+        found, loop(tracks, visible=visible, **options), rtol=0, atol=1e-6 * scale, equal_nan=True
+    )
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, 30])
-def test_blend_against_brute_force(cloud, k):
-    torch.testing.assert_close(linear_blend_displacement(*cloud, k=k), brute_force(*cloud, k))
+def test_single_precision_is_exact_to_its_rounding_far_from_the_origin(generator):
+    """Only displacements are averaged: a scene 1000 lengths away loses nothing more than its coordinates did."""
+    tracks = (random_tracks(generator) + 1000).float()
+    found = smooth_trajectories(tracks)
+    torch.testing.assert_close(found.double(), loop(tracks), rtol=0, atol=1e-4)
+    still = tracks[:1].expand(9, -1, -1)
+    assert torch.equal(smooth_trajectories(still), still)
 
 
-def test_blend_uses_four_neighbours(cloud):
-    torch.testing.assert_close(linear_blend_displacement(*cloud), brute_force(*cloud, 4))
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_everything_underflows(options):
+    """Steps of 1e6 leave no weight, unless they are measured against their median or do not count."""
+    jumps = 1e6 * (torch.arange(8) % 2).double()[:, None, None].expand(8, 2, 3)
+    found = smooth_trajectories(jumps, **options)
+    torch.testing.assert_close(found, loop(jumps, **options), rtol=0, atol=1e-3)
+    relative = options.get("per_median_step") or options.get("decay") == 0
+    assert torch.equal(found, jumps) == (not relative)
 
 
-def test_blend_by_hand():
-    """Distances 1 and 3 weigh 3/4 and 1/4."""
-    controls = torch.tensor([[1.0, 0, 0], [-3, 0, 0]])
-    moved = linear_blend_displacement(torch.zeros(1, 3), controls, torch.tensor([[0.0, 4, 0], [0, 0, 8]]))
-    torch.testing.assert_close(moved, torch.tensor([[0.0, 3, 2]]))
+def test_both_steps_spare_the_good_sample_after_a_spike():
+    """A spike of 3 at frame 2: the sample after it has the spike's own weight e^-3 by the arriving step alone; by both,
+    the spike has e^-3, its neighbours e^-1.5."""
+    track, w = column(0, 0, 3, 0, 0), math.exp(-3)
+    one, both = (smooth_trajectories(track, kernel_size=3, both_steps=both)[:, 0, 0] for both in (False, True))
+    torch.testing.assert_close(one[2], torch.tensor(3 * w / (1 + 2 * w)))
+    torch.testing.assert_close(both[2], torch.tensor(3 * w / (w + 2 * math.sqrt(w))))
+    torch.testing.assert_close(one[3], torch.tensor(3 * w / (1 + 2 * w)))
+    torch.testing.assert_close(both[3], torch.tensor(3 * w / (1 + w + math.sqrt(w))))
+    torch.testing.assert_close(both, both.flip(0))
 
 
-def test_exact_hit_takes_that_displacement(cloud):
-    _, controls, displacements = cloud
-    torch.testing.assert_close(linear_blend_displacement(controls, controls, displacements), controls + displacements)
+def test_both_steps_do_not_know_the_direction_of_time(generator):
+    tracks = random_tracks(generator)
+    options = {"both_steps": True, "shrink_at_ends": True}
+    torch.testing.assert_close(
+        smooth_trajectories(tracks.flip(0), **options), smooth_trajectories(tracks, **options).flip(0)
+    )
 
 
-@pytest.mark.parametrize("copies", [2, 4, 6])
-def test_several_controls_at_one_place_give_their_mean(copies):
-    controls = torch.cat([torch.zeros(copies, 3), torch.ones(3, 3)])
-    displacements = torch.cat([torch.arange(copies)[:, None].expand(copies, 3).float(), torch.full((3, 3), 100.0)])
-    moved = linear_blend_displacement(torch.zeros(1, 3), controls, displacements)
-    torch.testing.assert_close(moved, torch.full((1, 3), (copies - 1) / 2))
+@pytest.mark.parametrize("kernel_size", [3, 5, 9])
+def test_shrinking_at_the_ends_keeps_uniform_motion(kernel_size):
+    found = smooth_trajectories(line(12), kernel_size=kernel_size, shrink_at_ends=True)
+    torch.testing.assert_close(found, line(12), atol=1e-6, rtol=0)
 
 
-def test_fewer_controls_than_neighbours_are_all_used(cloud):
-    points, controls, displacements = cloud
-    moved = linear_blend_displacement(points, controls[:3], displacements[:3], k=4)
-    torch.testing.assert_close(moved, brute_force(points, controls[:3], displacements[:3], 3))
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6])
+def test_per_median_step_the_scale_of_the_scene_does_not_matter(generator, scale):
+    tracks = random_tracks(generator)
+    found = smooth_trajectories(scale * tracks, per_median_step=True) / scale
+    torch.testing.assert_close(found, smooth_trajectories(tracks, per_median_step=True))
 
 
-def test_without_controls_nothing_moves(cloud):
-    none = torch.zeros(0, 3, dtype=torch.float64)
-    assert torch.equal(linear_blend_displacement(cloud[0], none, none), cloud[0])
+def test_median_step_by_hand():
+    """Steps 1, 2, 4 and 1: the mean of the middle two. What is unseen makes no step."""
+    tracks = torch.cat([column(0, 1, 3, 7), column(0, 1, NAN, 9)], dim=1)
+    assert median_step(tracks) == 1.5
+    assert median_step(column(0, 1, 3, 7)) == 2
 
 
-def test_without_points_there_is_nothing(cloud):
-    assert linear_blend_displacement(torch.zeros(0, 3).double(), *cloud[1:]).shape == (0, 3)
+def test_median_step_of_nothing_and_of_rest():
+    assert median_step(column(0, NAN, 1)) == 1
+    assert median_step(column(5)) == 1
+    assert 0 < median_step(column(2, 2, 2)) < 1e-30
 
 
-def test_constant_displacement_moves_all(cloud):
-    points, controls, _ = cloud
-    shift = torch.tensor([1.0, -2, 3]).double()
-    torch.testing.assert_close(linear_blend_displacement(points, controls, shift.expand(30, 3)), points + shift)
+def test_rest_with_one_move_per_median_step():
+    """Median step 0: the sample that a step led to, of frame 4, has no weight; all others have 1. Never NaN."""
+    found = smooth_trajectories(column(1, 1, 1, 1, 2, 2, 2, 2), per_median_step=True)
+    torch.testing.assert_close(found, column(1, 1, 1, 5 / 4, 6 / 4, 7 / 4, 2, 2))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("gap", [0.0, 1e-30, 1e-13, 1e-7])
-def test_points_near_a_control_stay_finite(dtype, gap):
-    controls = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]], dtype=dtype)
-    points = controls + torch.tensor([gap, 0, 0], dtype=dtype)
-    moved = linear_blend_displacement(points, controls, controls)
-    torch.testing.assert_close(moved, 2 * controls, atol=1e-5, rtol=0)
-
-
-# Pointmaps
+@pytest.mark.parametrize("decay", [-0.1, NAN, float("inf")])
+def test_decay_that_is_not_one_is_refused(decay):
+    with pytest.raises(InputError, match=r"^decay: expected"):
+        smooth_trajectories(line(8), decay=decay)
 
 
 @pytest.fixture(scope="module")
@@ -318,3 +381,77 @@ def test_world_points_of_the_helper(light):
     depth, K, world_from_cam, _ = light
     z = transform(invert(world_from_cam), world_points(depth, K, world_from_cam).flatten(1, 2))[..., 2]
     torch.testing.assert_close(z.reshape(depth.shape), depth, atol=1e-4, rtol=0)
+
+
+def test_every_option_reaches_its_part(light):
+    """One window over everything, put together by hand from the two parts."""
+    depth, K, world_from_cam, tracks = light
+    xyz, masks = world_points(depth, K, world_from_cam), depth < depth.median()
+    smoothing = {"kernel_size": 7, "decay": 0.3, "per_median_step": True, "both_steps": True, "shrink_at_ends": True}
+    blending = {"k": 3, "power": 2, "radius": 0.5}
+    found = smooth_pointmaps(xyz, tracks, motion_masks=masks, **smoothing, **blending)
+    lifted = lift_tracks(xyz, tracks)
+    moved = smooth_trajectories(lifted, **smoothing)
+    for frame in (0, 11, 23):
+        seen = tracks.visible[frame]
+        expected = linear_blend_displacement(
+            xyz[frame].reshape(-1, 3),
+            lifted[frame, seen],
+            (moved - lifted)[frame, seen],
+            point_class=masks[frame].flatten(),
+            control_class=tracks.mobility[frame, seen] >= 0.5,
+            **blending,
+        )
+        torch.testing.assert_close(found[frame].reshape(-1, 3), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("overlap", [0, 5])
+def test_without_overlap_uniform_motion_is_bent_at_the_seam(overlap):
+    """By the same 1.0 and 0.5 steps as at the video's ends."""
+    xyz = torch.zeros(40, 3, 4, 3) + torch.arange(40)[:, None, None, None] * torch.tensor([0.1, 0, 0])
+    smoothed = smooth_pointmaps(xyz, still_tracks(40, torch.tensor([[1.0, 1], [2, 2]])), overlap=overlap)
+    moved = (smoothed - xyz)[18:22, 0, 0, 0] / 0.1
+    expected = torch.tensor([-0.5, -1, 1, 0.5]) if overlap == 0 else torch.zeros(4)
+    torch.testing.assert_close(moved, expected, atol=1e-3, rtol=0)
+
+
+def test_what_moves_does_not_drag_what_stands(generator):
+    """A plane whose left half jitters: the right half stays put if each half follows its own tracks, and only then."""
+    plane = torch.cat([torch.stack(torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij"), -1)] * 2, -1)
+    left = torch.zeros(24, 6, 8, dtype=torch.bool)
+    left[:, :, :4] = True
+    xyz = plane[..., :3] + 0.1 * left[..., None] * torch.randn(24, 1, 1, 3, generator=generator)
+    tracks = still_tracks(24, torch.tensor([[1.0, 1], [2, 4], [6, 2], [5, 5]]))
+    tracks.mobility[:, :2] = 1
+    bled, own = (smooth_pointmaps(xyz, tracks, motion_masks=m) - xyz for m in (None, left))
+    assert bled[~left].abs().max() > 0.01
+    assert own[~left].abs().max() == 0
+    assert own[left].abs().max() > 0.01
+
+
+def test_pixels_without_a_point_stay_so_and_harm_none(light):
+    depth, K, world_from_cam, tracks = light
+    xyz = world_points(depth, K, world_from_cam)
+    holed = xyz.clone()
+    holed[:, 10:14, 20:24] = NAN
+    smoothed = smooth_pointmaps(holed, tracks)
+    assert torch.equal(torch.isnan(smoothed), torch.isnan(holed))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("window", {"window": 0}),
+        ("overlap", {"overlap": -1}),
+        ("kernel_size", {"kernel_size": 4}),
+        ("decay", {"decay": -1.0}),
+        ("k", {"k": 0}),
+        ("motion_masks", {"motion_masks": torch.zeros(26, 6, 7, dtype=torch.bool)}),
+        ("tracks", {"tracks": still_tracks(25, torch.tensor([[1.0, 1]]))}),
+    ],
+)
+def test_bad_option_is_named(name, options):
+    arguments = {"xyz_world": torch.zeros(26, 6, 8, 3), "tracks": still_tracks(26, torch.tensor([[1.0, 1]]))}
+    with pytest.raises(InputError, match=f"^{name}: expected"):
+        smooth_pointmaps(**(arguments | options))
