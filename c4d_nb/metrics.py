@@ -161,6 +161,7 @@ def video_depth(
     ``abs_rel``: mean |d - d*| / d*; ``rmse`` in the truth's units; ``delta_1``: share of pixels with max(d/d*, d*/d)
     < 1.25, among which depth that a shift made negative is not. Figures under different alignments do not compare.
     """
+    _check_same_shape(predicted, target)
     valid = (target > 0) & torch.isfinite(target) & (True if valid is None else valid)
     if not valid.any():
         raise InputError("target: expected some valid depth, but there is none")
@@ -241,6 +242,7 @@ def depth_flicker(
 def motion_iou(predicted: Bool[Tensor, "t h w"], target: Bool[Tensor, "t h w"]) -> float:
     """Intersection over union of the dynamic pixels, averaged over frames; an empty mask against an empty one counts
     1."""
+    _check_same_shape(predicted, target)
     intersection = (predicted & target).sum((1, 2)).double()
     union = (predicted | target).sum((1, 2)).double()
     return torch.where(union > 0, intersection / union.clamp(min=1), 1.0).mean().item()
@@ -309,3 +311,8 @@ def _counted_frames(query_frame: Tensor, frames: int, mode: str) -> Tensor:
 
 def _share(cases: Bool[Tensor, "*n"], of: Int[Tensor, ""]) -> float:
     return (cases.sum().double() / of).item()
+
+
+def _check_same_shape(predicted: Tensor, target: Tensor) -> None:
+    if predicted.shape != target.shape:
+        raise InputError(f"predicted: expected {tuple(target.shape)}, as of target, but it is {tuple(predicted.shape)}")

@@ -265,6 +265,16 @@ def test_depth_without_any_truth_is_refused():
         video_depth(torch.ones(1, 2, 2), torch.zeros(1, 2, 2))
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_maps_of_different_shapes_are_refused():
+    """Also where torch would repeat the one frame for all."""
+    one, two = torch.ones(1, 2, 2), torch.ones(3, 2, 2)
+    with pytest.raises(InputError, match=r"^predicted: expected \(3, 2, 2\), as of target, but it is \(1, 2, 2\)"):
+        video_depth(one, two)
+    with pytest.raises(InputError, match=r"^predicted: expected \(1, 2, 2\), as of target, but it is \(3, 2, 2\)"):
+        motion_iou(two.bool(), one.bool())
+
+
 def masks(*rows):
     return torch.tensor([[[bool(x) for x in row]] for row in rows])
 
