@@ -124,7 +124,7 @@ def load_clip(
     Raises ``InputError`` with one sentence for anything that cannot be read.
     """
     path = Path(path)
-    _check_selection(start, stride, max_frames, long_side)
+    check_selection(start, stride, max_frames, long_side)
     if fps is not None and not 0 < fps < float("inf"):
         raise InputError(f"fps: expected a positive frame rate, but it is {fps}")
     if not path.exists():
@@ -229,7 +229,7 @@ def field_entries(name: str, value: object | None) -> dict[str, Tensor | float |
     return {key: item for key, item in flat.items() if item is not None and not isinstance(item, Tracks)}
 
 
-def _check_selection(start: int, stride: int, max_frames: int | None, long_side: int | None) -> None:
+def check_selection(start: int, stride: int, max_frames: int | None, long_side: int | None) -> None:
     if start < 0:
         raise InputError(f"start: expected 0 or more, but it is {start}")
     for name, value in (("stride", stride), ("max_frames", max_frames)):

@@ -35,10 +35,10 @@ def _read_folder(path: Path) -> tuple[Iterator[np.ndarray], float]:
     files = sorted((f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
     if not files:
         raise InputError(f"path: expected images in the folder, but {path} holds none")
-    return (_read_image(file) for file in files), FOLDER_FPS
+    return (read_image(file) for file in files), FOLDER_FPS
 
 
-def _read_image(file: Path) -> np.ndarray:
+def read_image(file: Path) -> np.ndarray:
     try:
         return iio.imread(file, plugin="pillow", mode="RGB", rotate=True)
     except Exception as error:

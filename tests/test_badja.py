@@ -109,4 +109,4 @@ def test_command_refuses_absent_videos(tmp_path, caplog):
     path = save_dynpt(model, tmp_path / "w.safetensors")
     command = ["dog", "--davis", str(tmp_path), "--annotations", str(tmp_path), "--weights", str(path)]
     assert main(command) == EXIT_BAD_INPUT
-    assert "path: expected a video, an image folder or a clip archive" in caplog.text
+    assert "path: expected frames of DAVIS' sequence dog" in caplog.text

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from c4d_nb.clip import Clip, Tracks, load_clip
+from c4d_nb.clip import Clip, Tracks
 from c4d_nb.commands import run_command
 from c4d_nb.correspondence.dynpt import DynPT
 from c4d_nb.correspondence.evaluation import Tracker, by_flow, learned
 from c4d_nb.correspondence.queries import Queries, clip_queries
+from c4d_nb.datasets.davis import read_davis
 from c4d_nb.errors import InputError
-from c4d_nb.resize import resize_nearest
 
 ANNOTATED = (1080, 1920)
 """Height and width of the frames that BADJA's joints were marked in."""
@@ -115,12 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     trackers = {name: learned(DynPT.from_checkpoint(name)) for name in options.weights}
     for name in options.sequences:
-        clip = load_clip(options.davis / "JPEGImages" / "480p" / name, long_side=options.long_side)
-        masks = load_clip(options.davis / "Annotations" / "480p" / name).frames[..., 0] > 127
-        masks = resize_nearest(masks, *clip.size)
+        clip = read_davis(options.davis, name, long_side=options.long_side)
         joints = read_joints(options.annotations / f"{name}.json", clip.size)
         for tracker, run in (trackers | {"flow-chained": by_flow}).items():
-            scores = animal_scores(clip, masks, joints, run)
+            scores = animal_scores(clip, clip.truth.motion_mask, joints, run)
             print(f"{name:12} {tracker:16}" + "".join(f"{key:>18}{value:6.1f}" for key, value in scores.items()))
 
 
