@@ -2,7 +2,7 @@
 # make test: everything that is tested, notebooks included; CI runs exactly this.
 # make lab:  JupyterLab on the notebooks.
 # make clips: the shipped clips anew, from their seeds (data/README.md); make sheet: 24 others, in one picture.
-# make weights, make tracker-weights: the shipped weights anew; make pointmap-scores, make tracker-scores: how right.
+# make weights, make tracker-weights: the shipped weights anew; make pointmap-scores, tracker-scores, mask-scores: how right.
 # Each makes .venv first and installs what it needs. PYTHON chooses the interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CLIP := data/movi_e.npz
 
-.PHONY: demo test lab scores clips sheet weights pointmap-scores tracker-weights tracker-scores lint notebooks clean
+.PHONY: demo test lab scores clips sheet weights pointmap-scores tracker-weights tracker-scores mask-scores lint notebooks clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m c4d_nb $(CLIP) --out out/demo
@@ -66,6 +66,11 @@ tracker-weights: $(INSTALLED)
 tracker-scores: $(INSTALLED)
 	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --seeds 100:106 --out out/tracks-validation || exit 1; done
 	$(BIN)/python -m c4d_nb.correspondence.evaluation out/tracks-validation
+
+# Motion masks of held-out clips: the two methods and simple baselines, with the mean of each split.
+mask-scores: $(INSTALLED)
+	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --seeds 100:106 --out out/mask-clips/$$split || exit 1; done
+	$(BIN)/python -m c4d_nb.mask_evaluation out/mask-clips/movi_e out/mask-clips/movi_f out/mask-clips/panning_movi_e
 
 # Pointmaps of held-out static clips: the shipped weights beside two-view geometry and constant depth.
 pointmap-scores: $(INSTALLED)

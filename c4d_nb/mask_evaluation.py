@@ -1,7 +1,8 @@
 """How good motion masks are: intersection over union with true ones, sequence by sequence.
 
-``python -m c4d_nb.mask_evaluation FOLDER`` prints a table of the methods and of simple baselines on a folder of DAVIS'
-layout (``JPEGImages`` and ``Annotations``, with or without ``480p``; https://davischallenge.org) or of clip archives.
+``python -m c4d_nb.mask_evaluation FOLDER ...`` prints a table of the methods and of simple baselines on folders of
+DAVIS' layout (``JPEGImages`` and ``Annotations``, with or without ``480p``; https://davischallenge.org) or of clip
+archives, with the mean of each folder.
 ``--ablation`` switches off the parts of ``robust``, one at a time.
 """
 
@@ -9,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -24,16 +26,22 @@ from c4d_nb.correspondence.dynpt import DynPT
 from c4d_nb.correspondence.flow import estimate_flows
 from c4d_nb.correspondence.queries import clip_queries
 from c4d_nb.correspondence.tracking import track, track_by_flow
+from c4d_nb.ego_flow import ego_flow_masks, pair_ego_flows
 from c4d_nb.errors import InputError
 from c4d_nb.metrics import motion_iou
 from c4d_nb.motion_mask import RobustConfig, epipolar_motion_masks
+from c4d_nb.pointmaps.dust3r import DUSt3R
+from c4d_nb.pointmaps.grid import PixelGrid
+from c4d_nb.pointmaps.inference import pointmaps_on_grid
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
 from c4d_nb.resize import resize_nearest
 
 QUERY_EVERY = 4
 GRID_PX = 8
 """Of the pixels that stand for all of a frame."""
-MONST3R_SHARE = 0.35
+ROBUST = RobustConfig()
+POINTMAPS_LONG_SIDE = 96
+"""Ego-flow is that of so many pixels and bilinear between them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +53,14 @@ class Correspondences:
     valid: Bool[Tensor, "e h w"]
     edges: Int[Tensor, "e 2"]
     tracks: Tracks
+
+    @cached_property
+    def ego_flows(self) -> Float[Tensor, "e h w 2"]:
+        """Of the small network's pointmaps."""
+        grid = PixelGrid.within(self.clip.size, POINTMAPS_LONG_SIDE)
+        pairs = pointmaps_on_grid(DUSt3R.from_checkpoint("small"), self.clip.frames, self.edges, grid)
+        u, v = grid.stride * pair_ego_flows(pairs).movedim(-1, 0)
+        return torch.stack([grid.upsample(u), grid.upsample(v)], dim=-1)
 
 
 Method = Callable[[Correspondences], Bool[Tensor, "t h w"]]
@@ -63,8 +79,13 @@ def paper(found: Correspondences) -> Bool[Tensor, "t h w"]:
     return epipolar_motion_masks(found.flows, found.tracks, found.edges)
 
 
-def robust(found: Correspondences, **parts: object) -> Bool[Tensor, "t h w"]:
-    """``parts`` are those of ``RobustConfig`` that differ."""
+def paper_with_two_votes(found: Correspondences) -> Bool[Tensor, "t h w"]:
+    return epipolar_motion_masks(found.flows, found.tracks, found.edges, votes=2)
+
+
+def robust(
+    found: Correspondences, *, config: RobustConfig = ROBUST, ego_flows: Float[Tensor, "e h w 2"] | None = None
+) -> Bool[Tensor, "t h w"]:
     return epipolar_motion_masks(
         found.flows,
         found.tracks,
@@ -72,7 +93,8 @@ def robust(found: Correspondences, **parts: object) -> Bool[Tensor, "t h w"]:
         method="robust",
         frames=found.clip.frames,
         valid=found.valid,
-        robust=RobustConfig(**parts),
+        robust=config,
+        ego_flows=ego_flows,
     )
 
 
@@ -98,17 +120,9 @@ def mobility_alone(found: Correspondences) -> Bool[Tensor, "t h w"]:
     return masks
 
 
-def ego_flow_masks(
-    flows: Float[Tensor, "e h w 2"], ego_flows: Float[Tensor, "e h w 2"], edges: Int[Tensor, "e 2"], *, frames: int
-) -> Bool[Tensor, "t h w"]:
-    """MonST3R's rule: the distance of optical flow from the camera's, from 0 at its least to 1 at its most in each
-    pair, a mean over the pairs of a frame, above 0.35."""
-    distance = (flows - ego_flows).norm(dim=-1)
-    least, most = distance.flatten(1).amin(dim=1), distance.flatten(1).amax(dim=1)
-    share = (distance - least[:, None, None]) / (most - least).clamp(min=1e-9)[:, None, None]
-    total = torch.zeros(frames, *share.shape[1:]).index_add_(0, edges[:, 0], share)
-    pairs = torch.bincount(edges[:, 0], minlength=frames).clamp(min=1)
-    return total / pairs[:, None, None] > MONST3R_SHARE
+def monst3r(found: Correspondences) -> Bool[Tensor, "t h w"]:
+    """MonST3R's rule, with the pointmaps of our small network."""
+    return ego_flow_masks(found.flows, found.ego_flows, found.edges, frames=len(found.clip))
 
 
 def all_static(t: int, height: int, width: int) -> Tracks:
@@ -123,27 +137,29 @@ def all_static(t: int, height: int, width: int) -> Tracks:
 METHODS: dict[str, Method] = {
     "robust": robust,
     "paper": paper,
+    "paper, 2 votes": paper_with_two_votes,
     "F of all pixels": from_all_pixels,
+    "MonST3R's rule": monst3r,
     "mobility alone": mobility_alone,
     "nothing moves": nothing_moves,
 }
 
 
 def ablation() -> dict[str, Method]:
-    """``robust``, and it without each of its parts."""
-    off = {
-        "homography": False,
-        "checked": False,
-        "noise": 0.0,
-        "appearance": False,
-        "threshold_range": (0.5, 0.5),
-        "edges": False,
-    }
+    """``robust``, it without each of its parts, and it with what is offered beside it."""
     without = {
-        f"without {name}": lambda found, name=name, value=value: robust(found, **{name: value})
-        for name, value in off.items()
+        "homography": RobustConfig(homography=False),
+        "checked": RobustConfig(checked=False),
+        "noise": RobustConfig(noise=0.0),
+        "appearance": RobustConfig(appearance=False),
+        "threshold_range": RobustConfig(threshold_range=(0.5, 0.5)),
+        "edges": RobustConfig(edges=False),
     }
-    return {"robust": robust} | without
+    return (
+        {"robust": robust}
+        | {f"without {name}": partial(robust, config=config) for name, config in without.items()}
+        | {"with ego-flow": lambda found: robust(found, ego_flows=found.ego_flows)}
+    )
 
 
 def sequences(
@@ -175,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m c4d_nb.mask_evaluation", description="Motion masks against true ones: IoU in %%."
     )
-    parser.add_argument("folder", type=Path, help="of DAVIS' layout, or of clip archives")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of DAVIS' layout or clip archives")
     parser.add_argument("--long-side", type=int, default=432, metavar="PX", help="of the frames (default 432)")
     parser.add_argument("--max-frames", type=int, default=50, metavar="N", help="of a sequence (default 50)")
     parser.add_argument("--tracker", metavar="NAME", help="weights of DynPT (default: chained flow)")
@@ -187,13 +203,18 @@ def _run(options: argparse.Namespace) -> None:
     tracker = None if options.tracker is None else DynPT.from_checkpoint(options.tracker)
     methods = ablation() if options.ablation else METHODS
     print(f"{'IoU, %':32}" + "".join(f"{name:>24}" for name in methods))
-    rows = []
-    found = sequences(options.folder, long_side=options.long_side, max_frames=options.max_frames)
-    for name, clip, true in tqdm(found, desc="sequences", unit="sequence"):
-        known = correspondences(clip, tracker=tracker)
-        rows.append([100 * motion_iou(method(known), true) for method in methods.values()])
-        print(f"{name:32}" + "".join(f"{score:24.1f}" for score in rows[-1]), flush=True)
-    print(f"{'mean':32}" + "".join(f"{score:24.1f}" for score in torch.tensor(rows).mean(dim=0).tolist()))
+    for folder in options.folders:
+        rows = []
+        found = sequences(folder, long_side=options.long_side, max_frames=options.max_frames)
+        for name, clip, true in tqdm(found, desc=folder.name, unit="sequence"):
+            known = correspondences(clip, tracker=tracker)
+            rows.append([100 * motion_iou(method(known), true) for method in methods.values()])
+            _print_row(name, rows[-1])
+        _print_row(f"mean of {folder.name}", torch.tensor(rows).mean(dim=0).tolist())
+
+
+def _print_row(name: str, scores: list[float]) -> None:
+    print(f"{name:32}" + "".join(f"{score:24.1f}" for score in scores), flush=True)
 
 
 if __name__ == "__main__":

@@ -175,6 +175,7 @@ def epipolar_motion_masks(
     votes: int = 1,
     max_age: int = 4,
     robust: RobustConfig = RobustConfig(),
+    ego_flows: Float[Tensor, "e h w 2"] | None = None,
 ) -> Bool[Tensor, "t h w"]:
     """The pixels of each frame that move by themselves.
 
@@ -182,27 +183,29 @@ def epipolar_motion_masks(
     matrix, its error at every pixel of n. A pixel is dynamic in the pair above ``threshold`` (of the image diagonal);
     the mask of n is the union over its pairs. With ``votes``, so many pairs must agree instead of one.
 
-    ``robust`` needs the ``frames`` too: see ``RobustConfig``, ``motion_evidence`` and ``consensus``.
+    ``robust`` needs the ``frames`` too: see ``RobustConfig``, ``motion_evidence`` and ``consensus``. It also takes
+    ``ego_flows``, where depth tells them (``ego_flow.pair_ego_flows``): they show motion along the epipolar line.
 
     Static points are those of ``static_matches``. ``valid`` marks flow that may be believed (not finite flow never
     is): elsewhere a pair says nothing. A pair with fewer than 15 static points says nothing (``robust`` takes all
     points of such a pair for static); a frame without any pair that says something has an empty mask.
     """
-    _check(flows, tracks, edges, frames, valid)
+    _check(flows, tracks, edges, frames, valid, ego_flows)
     believed = torch.isfinite(flows).all(dim=-1)
     if valid is not None and (method == "paper" or robust.checked):
         believed &= valid
     common = {"believed": believed, "threshold": threshold, "max_age": max_age}
     if method == "paper":
         dynamic = torch.zeros(len(tracks.uv), *flows.shape[1:3], dtype=torch.int16, device=flows.device)
-        for chosen, residual, sure, _ in _pair_residuals(flows, tracks, edges, homography=False, **common):
-            dynamic.index_add_(0, edges[chosen, 0], ((residual > _px(threshold, flows)) & sure).to(torch.int16))
+        for pair in _pair_residuals(flows, tracks, edges, homography=False, **common):
+            moves = (pair.px > _px(threshold, flows)) & pair.sure
+            dynamic.index_add_(0, edges[pair.edge, 0], moves.to(torch.int16))
         return dynamic >= votes
     if method != "robust":
         raise InputError(f"method: expected 'paper' or 'robust', but it is {method!r}")
     if frames is None:
         raise InputError("frames: expected the clip's frames for method 'robust', but it is None")
-    evidence, weight = motion_evidence(flows, tracks, edges, config=robust, **common)
+    evidence, weight = motion_evidence(flows, tracks, edges, config=robust, ego_flows=ego_flows, **common)
     if robust.appearance:
         evidence = agree(frames, evidence, weight)
     if robust.edges:
@@ -219,24 +222,56 @@ def motion_evidence(
     threshold: float = 0.002,
     max_age: int = 4,
     config: RobustConfig = RobustConfig(),
+    ego_flows: Float[Tensor, "e h w 2"] | None = None,
 ) -> tuple[Float[Tensor, "t h w"], Float[Tensor, "t h w"]]:
     """(how far each pixel moves by itself, 0 to 1; the share of the frame's pairs that say so or otherwise).
 
     In a pair it is r^2 / (r^2 + tau^2), one half where the residual r is at the pair's threshold tau; the pixel's is
     the mean over its pairs. Unlike a union a mean does not add up the false alarms of ten pairs, and unlike a vote it
     still tells what is just below the threshold from what rests.
+
+    With ``ego_flows`` a pair's evidence is the larger of that and of the distance of flow from ego-flow, whose
+    threshold is held to the noise of the static points in the same way: where depth is poor, it says nothing.
     """
     shape = len(tracks.uv), *flows.shape[1:3]
     total, pairs = torch.zeros(2, *shape, device=flows.device)
     least = _px(threshold, flows)
     options = {"believed": believed, "threshold": threshold, "max_age": max_age, "homography": config.homography}
-    for chosen, residual, sure, noise in _pair_residuals(flows, tracks, edges, majority=True, **options):
-        tau = (config.noise * noise).clamp(min=least)[:, None, None]
-        squares = residual.square()
-        total.index_add_(0, edges[chosen, 0], torch.where(sure, squares / (squares + tau.square()), 0.0))
-        pairs.index_add_(0, edges[chosen, 0], sure.to(pairs))
+    for pair in _pair_residuals(flows, tracks, edges, majority=True, **options):
+        evidence = _evidence(pair.px, (config.noise * pair.noise_px).clamp(min=least))
+        if ego_flows is not None:
+            apart = (flows[pair.edge] - ego_flows[pair.edge]).norm(dim=-1)
+            at_static = [sample_map(px[..., None], uv)[:, 0] for px, uv in zip(apart, pair.static.uv_1, strict=True)]
+            noise = _noise(torch.stack(at_static), pair.static.count)
+            evidence = evidence.maximum(_evidence(apart, (config.noise * noise).clamp(min=least)).nan_to_num())
+        total.index_add_(0, edges[pair.edge, 0], torch.where(pair.sure, evidence, 0.0))
+        pairs.index_add_(0, edges[pair.edge, 0], pair.sure.to(pairs))
     most = torch.zeros(len(tracks.uv), device=flows.device).index_add_(0, edges[:, 0], pairs.new_ones(len(edges)))
     return total / pairs.clamp(min=1), pairs / most.clamp(min=1)[:, None, None]
+
+
+def _evidence(residual: Float[Tensor, "b h w"], tau: Float[Tensor, "b"]) -> Float[Tensor, "b h w"]:
+    squares = residual.square()
+    return squares / (squares + tau[:, None, None].square())
+
+
+def _noise(residual: Float[Tensor, "b n"], count: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """Robust standard deviation of the first ``count`` residuals of each pair; those that are NaN do not count."""
+    own = torch.arange(residual.shape[1], device=residual.device) < count[:, None]
+    return 1.4826 * residual.masked_fill(~own, torch.nan).nanmedian(dim=1).values
+
+
+@dataclass(frozen=True, eq=False)
+class _PairResiduals:
+    """Of some pairs that can be used: how far each pixel of the first frame is from what the camera allows."""
+
+    edge: Int[Tensor, "b"]
+    static: StaticMatches
+    px: Float[Tensor, "b h w"]
+    sure: Bool[Tensor, "b h w"]
+    """Where the pair says something."""
+    noise_px: Float[Tensor, "b"]
+    """Of the static points."""
 
 
 def _pair_residuals(
@@ -249,9 +284,8 @@ def _pair_residuals(
     max_age: int,
     homography: bool,
     majority: bool = False,
-) -> Iterator[tuple[Tensor, Float[Tensor, "b h w"], Bool[Tensor, "b h w"], Float[Tensor, "b"]]]:
-    """(edges' numbers, each pixel's residual in px, where it says something, noise of the static points in px) of the
-    usable pairs, some at a time."""
+) -> Iterator[_PairResiduals]:
+    """Some pairs at a time, without those that say nothing."""
     height, width = flows.shape[1:3]
     grid = pixel_grid(height, width, like=flows).reshape(-1, 2)
     unusable = 0
@@ -268,11 +302,15 @@ def _pair_residuals(
             unusable += len(chosen) - int(usable.sum())
             if not usable.any():
                 continue
-            n = static.uv_1.shape[1]
-            own = torch.arange(n, device=flows.device) < static.count[:, None]
-            noise = 1.4826 * residual[:, :n].masked_fill(~own, torch.nan).nanmedian(dim=1).values
-            pixels = residual[:, n:].unflatten(1, (height, width))
-            yield chosen[usable], pixels[usable], believed[chosen[usable]], noise[usable]
+            static = StaticMatches(static.uv_1[usable], static.uv_2[usable], static.count[usable])
+            at_static, at_pixels = residual[usable].tensor_split([static.uv_1.shape[1]], dim=1)
+            yield _PairResiduals(
+                edge=chosen[usable],
+                static=static,
+                px=at_pixels.unflatten(1, (height, width)),
+                sure=believed[chosen[usable]],
+                noise_px=_noise(at_static, static.count),
+            )
     if unusable:
         _log.warning("%d of %d pairs have too few static points: they say nothing of motion", unusable, len(edges))
 
@@ -288,7 +326,14 @@ def _magsac(uv_1: Tensor, uv_2: Tensor) -> Tensor | None:
     return None if found is None else torch.from_numpy(found[:3] / np.linalg.norm(found[:3])).to(uv_1)
 
 
-def _check(flows: Tensor, tracks: Tracks, edges: Tensor, frames: Tensor | None, valid: Tensor | None) -> None:
+def _check(
+    flows: Tensor,
+    tracks: Tracks,
+    edges: Tensor,
+    frames: Tensor | None,
+    valid: Tensor | None,
+    ego_flows: Tensor | None,
+) -> None:
     t, size = len(tracks.uv), tuple(flows.shape[1:3])
     if len(edges) != len(flows):
         raise InputError(f"edges: expected one for each of {len(flows)} flows, but there are {len(edges)}")
@@ -300,3 +345,5 @@ def _check(flows: Tensor, tracks: Tracks, edges: Tensor, frames: Tensor | None, 
         )
     if valid is not None and valid.shape != flows.shape[:3]:
         raise InputError(f"valid: expected {tuple(flows.shape[:3])}, as flow has, but it is {tuple(valid.shape)}")
+    if ego_flows is not None and ego_flows.shape != flows.shape:
+        raise InputError(f"ego_flows: expected {tuple(flows.shape)}, as flow has, but it is {tuple(ego_flows.shape)}")

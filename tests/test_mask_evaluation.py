@@ -14,23 +14,12 @@ from c4d_nb.mask_evaluation import (
     Correspondences,
     ablation,
     all_static,
-    ego_flow_masks,
     main,
     mobility_alone,
     nothing_moves,
     sequences,
 )
 from c4d_nb.metrics import motion_iou
-
-
-def test_ego_flow_masks_by_hand():
-    """Distances 0, 1 and 4 px are 0, 0.25 and 1 of the pair's most; a second pair, where nothing moves, halves them."""
-    ego = torch.zeros(2, 1, 3, 2)
-    flows = ego.clone()
-    flows[0, 0, :, 0] = torch.tensor([0.0, 1, 4])
-    masks = ego_flow_masks(flows, ego, torch.tensor([[0, 1], [0, 2]]), frames=3)
-    assert masks[0, 0].tolist() == [False, False, True]
-    assert not masks[1:].any()
 
 
 def test_pixels_are_what_the_nearest_track_is(yard):
@@ -56,7 +45,7 @@ def test_points_of_all_static():
 
 
 def test_ablation_switches_every_part_off():
-    assert len(ablation()) == 7
+    assert len(ablation()) == 8
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +76,8 @@ def test_command(davis, capsys):
     head, row, mean = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["IoU,", "%", "robust"]
     assert row.startswith("yard")
-    assert [float(x) for x in row.split()[1:]] == [float(x) for x in mean.split()[1:]]
+    assert mean.startswith(f"mean of {davis.name}")
+    assert [float(x) for x in row.split()[1:]] == [float(x) for x in mean.split()[3:]]
     assert float(row.split()[-1]) == 0
     assert float(row.split()[1]) > 20  # four frames of 128 px: a small mover; measured 30
 

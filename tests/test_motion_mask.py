@@ -422,6 +422,20 @@ def test_zoo_motion_along_the_epipolar_line_is_invisible():
     assert recall(zoo_masks(flow, ~mask), mask) < 0.05
 
 
+@pytest.mark.parametrize(("depth_error", "seen"), [(0.0, True), (0.5, False)])
+def test_zoo_motion_along_the_epipolar_line_is_seen_with_depth(depth_error, seen):
+    """Ego-flow knows how far a static point would go. With depth that is half wrong it says nothing, and nothing
+    wrong."""
+    step = invert(M_FROM_N)[:3, 3]
+    flow, mask = zoo_clip(tuple((0.3 * step / step.norm()).tolist()), share=0.3)
+    ego, _ = zoo_clip((0.0, 0.0, 0.0), share=0.0)
+    ego = ego * (1 + depth_error * torch.randn(mask.shape, generator=torch.Generator().manual_seed(0)))[..., None]
+    frames = torch.where(mask[..., None], 200, 90).to(torch.uint8).expand(*mask.shape, 3).expand(2, -1, -1, -1)
+    found = zoo_masks(flow, ~mask, method="robust", frames=frames, ego_flows=ego)
+    assert recall(found, mask) > 0.95 if seen else recall(found, mask) < 0.05
+    assert found[~mask].float().mean() < 0.01
+
+
 @pytest.mark.parametrize("homography", [False, True])
 def test_zoo_pure_rotation(homography):
     """F is undetermined, and with some movers taken for static it may be one that explains them. A homography
@@ -468,6 +482,7 @@ def test_zoo_wrong_flow_is_dynamic_unless_it_is_checked(two_movers):
         ({"edges": torch.tensor([[0, 1]])}, r"^edges: expected one for each of 2 flows"),
         ({"edges": torch.tensor([[0, 1], [0, 3]])}, r"^edges: expected frames 0 to 2"),
         ({"valid": torch.ones(1, 60, 80, dtype=torch.bool)}, r"^valid: expected \(2, 60, 80\)"),
+        ({"ego_flows": torch.ones(1, 60, 80, 2)}, r"^ego_flows: expected \(2, 60, 80, 2\)"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
