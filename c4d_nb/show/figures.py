@@ -59,7 +59,7 @@ def depth_strip(result: Reconstruction, *, count: int = 5) -> Figure:
     rows = [_depth_of(result)]
     if truth is not None:
         scale = result.depth.median() / truth.median()
-        near, far = _depth_range(result.depth)
+        near, far = depth_range(result.depth)
         rows.append(lambda ax, frame: ax.imshow((scale * truth[frame]).numpy(), cmap="turbo_r", vmin=near, vmax=far))
         axes[1, 0].set_ylabel("truth")
     axes[0, 0].set_ylabel("estimate")
@@ -104,7 +104,7 @@ def time_slice(result: Reconstruction, *, column: int | None = None) -> Figure:
     axes[0].imshow(result.clip.frames[t // 2].numpy())
     axes[0].axvline(column, color=DYNAMIC_COLOR)
     axes[0].set(title=f"column {column} in frame {t // 2}", xticks=[], yticks=[])
-    near, far = _depth_range(result.depth)
+    near, far = depth_range(result.depth)
     extent = (-0.5, t - 0.5, height - 0.5, -0.5)
     axes[1].imshow(result.clip.frames[:, :, column].transpose(0, 1).numpy(), aspect="auto", extent=extent)
     image = axes[2].imshow(
@@ -215,11 +215,11 @@ def _mask_of(result: Reconstruction) -> Callable[[Axes, int], AxesImage]:
 
 
 def _depth_of(result: Reconstruction) -> Callable[[Axes, int], AxesImage]:
-    near, far = _depth_range(result.depth)
+    near, far = depth_range(result.depth)
     return lambda ax, frame: ax.imshow(result.depth[frame].numpy(), cmap="turbo_r", vmin=near, vmax=far)
 
 
-def _depth_range(depth: Float[Tensor, "t h w"]) -> tuple[float, float]:
+def depth_range(depth: Float[Tensor, "t h w"]) -> tuple[float, float]:
     """2nd and 98th percentile, from at most a million pixels, a quarter apart at least."""
     finite = depth[torch.isfinite(depth)]
     sample = finite[:: max(1, len(finite) // 1_000_000)]

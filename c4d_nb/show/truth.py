@@ -64,7 +64,7 @@ def track_paths(truth: Truth, tracks: Tracks) -> Float[Tensor, "t n 3"]:
 def tracks_in_space(result: Reconstruction, *, max_points: int = 2_500, max_tracks: int = 120) -> go.Figure:
     """The scene to turn, with its tracks in space, by mobility: a static one is a dot, a dynamic one a line. Movers are
     shown in the first, the middle and the last frame at once."""
-    figure = scene_figure(result, dynamic_frames=3, max_points=max_points)
+    figure = scene_figure(result, dynamic_frames=3, max_points=max_points, tail=0)
     figure.update_traces(line_color="black", selector={"name": "camera path"}).update_traces(showlegend=False)
     x, y, z = _static_places(result, max_tracks // 2).T.numpy()
     dots = {"mode": "markers", "marker": {"color": STATIC_COLOR, "size": 5, "line": {"color": "white", "width": 1}}}

@@ -3,13 +3,19 @@
 from io import BytesIO
 from typing import get_args
 
+import cv2
 import ipywidgets
+from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from c4d_nb.clip import Clip
 from c4d_nb.kubric.mobility import MobilityMode
+from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.show.kubric import MobilityRule, label_figure
 from c4d_nb.show.queries import explorer_figure
+from c4d_nb.show.slices import depth_image, slice_image
+from c4d_nb.show.threshold import check_evidence, overlay_at, threshold_text
 
 
 def mobility_explorer(clip: Clip) -> ipywidgets.VBox:
@@ -49,6 +55,49 @@ def query_explorer(clip: Clip, *, cell: int = 20) -> ipywidgets.VBox:
         control.observe(draw, names="value")
     draw()
     return ipywidgets.VBox([ipywidgets.HBox([size, seed, frame]), picture])
+
+
+def slice_explorer(result: Reconstruction) -> ipywidgets.VBox:
+    """Drag a column through the image: its colours and its depth over time. ``figures.time_slice`` is the still
+    picture."""
+    column = ipywidgets.IntSlider(
+        value=result.depth.shape[2] // 2, max=result.depth.shape[2] - 1, description="column", layout={"width": "420px"}
+    )
+    picture = ipywidgets.Image(format="png")
+    depth = depth_image(result)
+
+    def draw(_: object = None) -> None:
+        picture.value = _encoded(slice_image(result, depth, column.value))
+
+    column.observe(draw, names="value")  # while it is dragged: a slice is drawn faster than a hand moves
+    draw()
+    head = ipywidgets.HTML("the column in the middle frame, then its colours and its depth from first to last frame")
+    return ipywidgets.VBox([column, picture, head])
+
+
+def mask_explorer(clip: Clip, evidence: Float[Tensor, "t h w"], *, threshold: float = 0.3) -> ipywidgets.VBox:
+    """A threshold on the evidence of motion by hand, frame by frame: what is above it over the image, and how well it
+    fits the truth, if there is any beside the clip. ``threshold.threshold_figure`` is the still picture."""
+    check_evidence(clip, evidence)
+    low, high = float(evidence.min()), float(evidence.max())
+    level = ipywidgets.FloatSlider(
+        value=threshold, min=low, max=high, step=(high - low) / 100 or 0.01, readout_format=".2f", description="above"
+    )
+    frame = ipywidgets.IntSlider(value=len(clip) // 2, max=len(clip) - 1, description="frame")
+    picture, text = ipywidgets.Image(format="png", width=420), ipywidgets.Label()
+
+    def draw(_: object = None) -> None:
+        picture.value = _encoded(overlay_at(clip, evidence, frame.value, level.value))
+        text.value = threshold_text(clip, evidence, frame.value, level.value)
+
+    for control in (level, frame):
+        control.observe(draw, names="value")
+    draw()
+    return ipywidgets.VBox([ipywidgets.HBox([level, frame]), picture, text])
+
+
+def _encoded(image: UInt8[Tensor, "v u 3"]) -> bytes:
+    return cv2.imencode(".png", image.numpy()[..., ::-1])[1].tobytes()
 
 
 def _png(figure: Figure) -> bytes:
