@@ -199,16 +199,17 @@ def temporal_smoothness(
 
 
 def trajectory_flicker(xyz_world: Float[Tensor, "t n 3"], seen: Bool[Tensor, "t n"] | None = None) -> Float[Tensor, ""]:
-    """Mean length of the second difference ``x[t+1] - 2 x[t] + x[t-1]`` of points in the world, in their unit.
+    """Median length of the second difference ``x[t+1] - 2 x[t] + x[t-1]`` of points in the world, in their unit.
 
-    0 along a track at rest or in uniform motion, so on true static tracks what there is of it is flicker. Counts where
+    0 along a track at rest or in uniform motion, so on true static tracks what there is of it is flicker. The median,
+    because depth that is read beside an outline jumps by metres, and few such tracks would rule a mean. Counts where
     all three positions are finite and ``seen``; NaN if that is nowhere.
     """
     bend = (xyz_world[2:] - 2 * xyz_world[1:-1] + xyz_world[:-2]).norm(dim=-1)
     counts = torch.isfinite(bend)
     if seen is not None:
         counts = counts & seen[2:] & seen[1:-1] & seen[:-2]
-    return bend[counts].mean()
+    return bend[counts].median() if counts.any() else bend.new_tensor(torch.nan)
 
 
 def depth_flicker(

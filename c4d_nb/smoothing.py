@@ -58,6 +58,24 @@ def smooth_trajectories(
     return torch.cat([_smooth(part, known, reach, decay, both_steps, shrink_at_ends) for part, known in parts], dim=1)
 
 
+def sample_weights(
+    xyz: Float[Tensor, "t n c"], seen: Bool[Tensor, "t n"], *, decay: float = 1.0, both_steps: bool = False
+) -> Float[Tensor, "t n"]:
+    """The weight W[t] of each sample in ``smooth_trajectories``: 0 where it is not ``seen``."""
+    if len(xyz) < 2:
+        return seen.to(xyz)
+    joined = seen[1:] & seen[:-1]  # after a gap there is no step to judge a sample by
+    cost = torch.where(joined, decay * (xyz[1:] - xyz[:-1]).square().sum(-1).sqrt(), 0.0)
+    if both_steps:
+        steps = torch.zeros_like(seen, dtype=xyz.dtype)
+        steps[1:] += joined
+        steps[:-1] += joined
+        cost = (torch.cat([cost, 0 * cost[:1]]) + torch.cat([0 * cost[:1], cost])) / steps.clamp(min=1)
+    else:
+        cost = torch.cat([cost[:1], cost])
+    return torch.exp(-cost) * seen
+
+
 def median_step(xyz: Float[Tensor, "t n c"]) -> float:
     """Median distance from a sample to the next, over all tracks; 1 where no two samples in a row are finite."""
     steps = (xyz[1:] - xyz[:-1]).norm(dim=-1)
@@ -136,7 +154,7 @@ def _smooth(
 ) -> Float[Tensor, "t n c"]:
     """Every seen sample moved by the weighted mean of what lies around it, relative to it."""
     clean = torch.where(seen, xyz.movedim(-1, 0), 0.0).contiguous()  # coordinates first: several times faster
-    weight = _sample_weights(clean, seen, decay, both_steps)
+    weight = sample_weights(clean.movedim(0, -1), seen, decay=decay, both_steps=both_steps)
     total, moved = weight.clone(), torch.zeros_like(clean)
     for here, there in _neighbours(len(xyz), reach, shrink_at_ends):
         total[here] += weight[there]
@@ -144,20 +162,6 @@ def _smooth(
     moves = seen & (total > NO_WEIGHT * (2 * reach + 1))
     moved /= total.clamp(min=NO_WEIGHT)
     return torch.where(moves[..., None], xyz + moved.movedim(0, -1), xyz)
-
-
-def _sample_weights(clean: Float[Tensor, "c t n"], seen: Bool[Tensor, "t n"], decay: float, both_steps: bool) -> Tensor:
-    """The weight W[t] of each sample. After a gap there is no step to judge a sample by."""
-    joined = seen[1:] & seen[:-1]
-    cost = torch.where(joined, decay * (clean[:, 1:] - clean[:, :-1]).square().sum(0).sqrt(), 0.0)
-    if both_steps:
-        steps = torch.zeros_like(clean[0])
-        steps[1:] += joined
-        steps[:-1] += joined
-        cost = (torch.cat([cost, 0 * cost[:1]]) + torch.cat([0 * cost[:1], cost])) / steps.clamp(min=1)
-    else:
-        cost = torch.cat([cost[:1], cost])
-    return torch.exp(-cost) * seen
 
 
 def _neighbours(t: int, reach: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:

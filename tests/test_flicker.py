@@ -23,8 +23,8 @@ def test_rest_and_uniform_motion_do_not_flicker():
 
 
 def test_second_difference_by_hand():
-    """0, 1, 0 bends by 2 and 0, 0, 3 by 3."""
-    assert trajectory_flicker(paths([0, 1, 0], [0, 0, 3])).item() == pytest.approx(2.5)
+    """0, 1, 0 bends by 2, 0, 0, 3 by 3, and 0, 0, 100 by 100: the median is 3."""
+    assert trajectory_flicker(paths([0, 1, 0], [0, 0, 3], [0, 0, 100])).item() == pytest.approx(3)
 
 
 def test_length_in_space():
@@ -35,13 +35,14 @@ def test_length_in_space():
 
 @pytest.mark.parametrize("how", ["unseen", "nan"])
 def test_only_three_seen_in_a_row_count(how):
+    """Bends by 2 and 1 around frames 1 and 2 remain of 0, 1, 0, 0, 9, 0; the lower one is torch's median."""
     xyz, seen = paths([0, 1, 0, 0, 9, 0]), torch.ones(6, 1, dtype=torch.bool)
-    seen[4] = False
     if how == "nan":
         xyz[4] = torch.nan
-        assert trajectory_flicker(xyz).item() == pytest.approx(1.5)
     else:
-        assert trajectory_flicker(xyz, seen).item() == pytest.approx(1.5)
+        seen[4] = False
+    assert trajectory_flicker(xyz, seen).item() == pytest.approx(1)
+    assert trajectory_flicker(xyz[:3], seen[:3]).item() == pytest.approx(2)
 
 
 @pytest.mark.parametrize("frames", [1, 2])
@@ -118,7 +119,7 @@ def test_noise_shows_in_both_numbers(truth, generator):
     noise = torch.randn(len(truth.depth), 1, 1, generator=generator)
     none, little, much = (scores(truth.depth * (size * noise).exp(), truth) for size in (0.0, 0.01, 0.02))
     assert none["depth"] == 0
-    assert none["trajectory"] < 0.3 * little["trajectory"]  # bilinear reading of depth at outlines
+    assert none["trajectory"] < 0.1 * little["trajectory"]  # between pixels, depth is read but bilinearly
     assert much["depth"] == pytest.approx(2 * little["depth"], rel=1e-3)
     assert much["trajectory"] == pytest.approx(2 * little["trajectory"], rel=0.1)
 

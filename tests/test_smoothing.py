@@ -11,7 +11,7 @@ from c4d_nb.camera import invert, transform, unproject
 from c4d_nb.clip import Tracks
 from c4d_nb.errors import InputError
 from c4d_nb.linear_blend import linear_blend_displacement
-from c4d_nb.smoothing import lift_tracks, median_step, smooth_pointmaps, smooth_trajectories
+from c4d_nb.smoothing import lift_tracks, median_step, sample_weights, smooth_pointmaps, smooth_trajectories
 
 NAN = float("nan")
 
@@ -56,6 +56,16 @@ def test_small_case_by_hand():
     w = math.exp(-1)
     expected = column(w / (2 * w), (w + 1) / (2 * w + 1), (w + 1) / (w + 1))
     torch.testing.assert_close(smooth_trajectories(column(0, 1, 1), kernel_size=3), expected)
+
+
+def test_weights_by_hand():
+    """Arriving steps 1, 1, 0; then a gap, whose sample has none and whose next one has 1. By both: 1, 1/2, 0 and 0."""
+    track, seen = column(0, 1, 1, NAN, 7, 9), torch.tensor([1, 1, 1, 0, 1, 1]).bool()[:, None]
+    found = sample_weights(track, seen)[:, 0]
+    torch.testing.assert_close(found, torch.tensor([-1.0, -1, 0, -math.inf, 0, -2]).exp())
+    found = sample_weights(track, seen, decay=2.0, both_steps=True)[:, 0]
+    torch.testing.assert_close(found, torch.tensor([-2.0, -1, 0, -math.inf, -4, -4]).exp())
+    assert sample_weights(track[:1], seen[:1]).item() == 1
 
 
 def test_decay_scales_the_step():
