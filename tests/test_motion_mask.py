@@ -10,6 +10,7 @@ import roma
 import torch
 from scenes import exact_flow, room
 
+from c4d_nb import failure_zoo
 from c4d_nb.camera import invert, pinhole, pixel_grid, pose, project, transform
 from c4d_nb.clip import Tracks
 from c4d_nb.epipolar import homography_error
@@ -383,94 +384,85 @@ def test_everything_dynamic_is_told(two_movers, caplog):
     assert masks[0, 12:18, 12:18].float().mean() > 0.9
 
 
-def zoo_clip(moved, share, *, m_from_n=M_FROM_N, size=(96, 128)):
-    """Flow of a rough wall under a moving camera, and of what ``moved`` does with the left ``share`` of its points;
-    (flow, true mask)."""
-    K = pinhole(140.0, *size).double()
-    uv = pixel_grid(*size).double()
-    depth = 5 + 1.5 * torch.sin(uv[..., 0] / 9) * torch.cos(uv[..., 1] / 7)
-    xyz = depth[..., None] * torch.cat([(uv - K[:2, 2]) / K[0, 0], torch.ones(*size, 1)], dim=-1)
-    mask = uv[..., 0] < share * size[1]
-    xyz = torch.where(mask[..., None], xyz + torch.as_tensor(moved).double(), xyz)
-    return (project(transform(m_from_n, xyz.reshape(-1, 3)), K)[0].reshape(*size, 2) - uv).float()[None], mask
-
-
-def zoo_masks(flow, static, **options):
-    tracks = static_tracks(2, *flow.shape[1:3], step=4)
-    if static is not None:
-        column, row = tracks.uv[0].round().long().unbind(-1)
-        tracks = replace(tracks, mobility=tracks.mobility + (~static[row, column]).float())
-    return epipolar_motion_masks(flow, tracks, torch.tensor([[0, 1]]), **options)[0]
-
-
 def recall(found, mask):
-    return (found & mask).sum() / mask.sum()
+    return (found[0] & mask).sum() / mask.sum()
 
 
-def test_zoo_mover_over_more_than_half_of_the_frame():
+def zoo_masks(specimen, static=None, **options):
+    return epipolar_motion_masks(specimen.flows, specimen.tracks(static), specimen.edges, **options)
+
+
+def robust_zoo_masks(specimen, **options):
+    return zoo_masks(specimen, method="robust", frames=specimen.frames, **options)
+
+
+def test_zoo_mover_over_most_of_the_frame():
     """F of all points is the mover's: it looks static and the ground dynamic. F of the static points is right. This
     is what DynPT is for."""
-    flow, mask = zoo_clip((0.0, 0.4, 0.0), share=0.7)
-    assert recall(zoo_masks(flow, None), mask) < 0.1
-    assert recall(zoo_masks(flow, ~mask), mask) > 0.95
-    assert not zoo_masks(flow, ~mask)[~mask].any()
+    specimen = failure_zoo.mover_over_most_of_the_frame()
+    of_all = zoo_masks(specimen, torch.ones_like(specimen.mask))
+    assert recall(of_all, specimen.mask) < 0.1
+    assert recall(of_all, ~specimen.mask) > 0.5
+    right = zoo_masks(specimen)
+    assert recall(right, specimen.mask) > 0.95
+    assert not right[0, ~specimen.mask].any()
 
 
 def test_zoo_motion_along_the_epipolar_line_is_invisible():
     """A point that moves as the camera does only looks nearer or farther."""
-    flow, mask = zoo_clip(tuple((0.3 * invert(M_FROM_N)[:3, 3] / invert(M_FROM_N)[:3, 3].norm()).tolist()), share=0.3)
-    assert recall(zoo_masks(flow, ~mask), mask) < 0.05
+    specimen = failure_zoo.along_the_epipolar_line()
+    assert recall(zoo_masks(specimen), specimen.mask) < 0.05
+    assert recall(robust_zoo_masks(specimen), specimen.mask) < 0.05
 
 
 @pytest.mark.parametrize(("depth_error", "seen"), [(0.0, True), (0.5, False)])
 def test_zoo_motion_along_the_epipolar_line_is_seen_with_depth(depth_error, seen):
     """Ego-flow knows how far a static point would go. With depth that is half wrong it says nothing, and nothing
     wrong."""
-    step = invert(M_FROM_N)[:3, 3]
-    flow, mask = zoo_clip(tuple((0.3 * step / step.norm()).tolist()), share=0.3)
-    ego, _ = zoo_clip((0.0, 0.0, 0.0), share=0.0)
-    ego = ego * (1 + depth_error * torch.randn(mask.shape, generator=torch.Generator().manual_seed(0)))[..., None]
-    frames = torch.where(mask[..., None], 200, 90).to(torch.uint8).expand(*mask.shape, 3).expand(2, -1, -1, -1)
-    found = zoo_masks(flow, ~mask, method="robust", frames=frames, ego_flows=ego)
-    assert recall(found, mask) > 0.95 if seen else recall(found, mask) < 0.05
-    assert found[~mask].float().mean() < 0.01
+    specimen = failure_zoo.along_the_epipolar_line()
+    noise = depth_error * torch.randn(specimen.mask.shape, generator=torch.Generator().manual_seed(0))
+    found = robust_zoo_masks(specimen, ego_flows=specimen.ego_flows * (1 + noise)[..., None])
+    assert recall(found, specimen.mask) > 0.95 if seen else recall(found, specimen.mask) < 0.05
+    assert found[0, ~specimen.mask].float().mean() < 0.01
 
 
 @pytest.mark.parametrize("homography", [False, True])
 def test_zoo_pure_rotation(homography):
     """F is undetermined, and with some movers taken for static it may be one that explains them. A homography
     explains what rests, and no mover."""
-    turn = pose(M_FROM_N[:3, :3], torch.zeros(3).double())
-    flow, mask = zoo_clip((0.0, 0.4, 0.0), share=0.3, m_from_n=turn)
-    flow = flow + 0.05 * torch.randn(flow.shape, generator=torch.Generator().manual_seed(0))
-    static = ~mask
-    static[:, :8] = True  # mislabelled: 8 % of the points that pass for static
-    frames = torch.where(mask[..., None], 200, 90).to(torch.uint8).expand(*mask.shape, 3).expand(2, -1, -1, -1)
-    options = {"robust": RobustConfig(homography=homography, appearance=False, edges=False)}
-    found = zoo_masks(flow, static, method="robust", frames=frames, **options)
+    specimen = failure_zoo.pure_rotation()
+    found = robust_zoo_masks(specimen, robust=RobustConfig(homography=homography, appearance=False, edges=False))
     if homography:
-        assert recall(found, mask) > 0.95
-        assert not found[~mask].any()
+        assert recall(found, specimen.mask) > 0.95
+        assert not found[0, ~specimen.mask].any()
     else:
-        assert recall(found, mask) < 0.95
+        assert recall(found, specimen.mask) < 0.95
 
 
-def test_zoo_foot_at_rest(two_movers):
+def test_zoo_foot_at_rest():
     """What stands still in every pair is static to any F; the paper's union sees it if it moves in one."""
-    flows, tracks, edges = two_movers
-    first, both = (epipolar_motion_masks(flows[:k], tracks, edges[:k])[0, 40:50, 60:70] for k in (1, 2))
+    specimen = failure_zoo.foot_at_rest()
+    tracks = specimen.tracks()
+    first, both = (epipolar_motion_masks(specimen.flows[:k], tracks, specimen.edges[:k]) for k in (1, 2))
     assert not first.any()
-    assert both.all()
+    assert recall(both, specimen.mask) > 0.95
 
 
-def test_zoo_wrong_flow_is_dynamic_unless_it_is_checked(two_movers):
-    flows, tracks, edges = two_movers
-    flows = flows.clone()
-    flows[:, 30:36, 40:46] += torch.tensor([7.0, 9.0])
-    valid = torch.ones(flows.shape[:3], dtype=torch.bool)
-    valid[:, 30:36, 40:46] = False
-    assert epipolar_motion_masks(flows, tracks, edges)[0, 30:36, 40:46].all()
-    assert not epipolar_motion_masks(flows, tracks, edges, valid=valid)[0, 30:36, 40:46].any()
+def test_zoo_wrong_flow_is_dynamic_unless_it_is_checked():
+    specimen = failure_zoo.wrong_flow()
+    wrong = ~specimen.valid[0]
+    assert recall(zoo_masks(specimen), wrong) > 0.95
+    assert not zoo_masks(specimen, valid=specimen.valid).any()
+
+
+def test_zoo_is_what_it_says():
+    """Static flow obeys one F, and equals ego-flow; what passes for static is static but for the rotation's eighth."""
+    for make in (failure_zoo.mover_over_most_of_the_frame, failure_zoo.along_the_epipolar_line):
+        specimen = make()
+        torch.testing.assert_close(specimen.flows[:, ~specimen.mask], specimen.ego_flows[:, ~specimen.mask])
+        assert torch.equal(specimen.static, ~specimen.mask)
+        assert not torch.allclose(specimen.flows[:, specimen.mask], specimen.ego_flows[:, specimen.mask])
+    assert failure_zoo.pure_rotation().static.float().mean() > 1 - 0.3
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,20 @@
 """What needs a kernel: controls that draw anew. Core ipywidgets only, so that they work on Colab as they are."""
 
+from collections.abc import Mapping
 from io import BytesIO
 from typing import get_args
 
 import cv2
 import ipywidgets
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from c4d_nb.clip import Clip
+from c4d_nb.clip import Clip, Tracks
 from c4d_nb.kubric.mobility import MobilityMode
 from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.show.kubric import MobilityRule, label_figure
+from c4d_nb.show.masks import epipolar_figure, pair_geometry, threshold_figure
 from c4d_nb.show.queries import explorer_figure
 from c4d_nb.show.slices import depth_image, slice_image
 from c4d_nb.show.threshold import check_evidence, overlay_at, threshold_text
@@ -98,6 +100,54 @@ def mask_explorer(clip: Clip, evidence: Float[Tensor, "t h w"], *, threshold: fl
 
 def _encoded(image: UInt8[Tensor, "v u 3"]) -> bytes:
     return cv2.imencode(".png", image.numpy()[..., ::-1])[1].tobytes()
+
+
+def epipolar_explorer(
+    clip: Clip, flows: Float[Tensor, "e h w 2"], edges: Int[Tensor, "e 2"], static: Mapping[str, Tracks]
+) -> ipywidgets.VBox:
+    """Pair, pixel, threshold and static set by hand: the pixel's epipolar line and match, who voted, every error."""
+    height, width = clip.size
+    names = [(f"{n} and {m}", index) for index, (n, m) in enumerate(edges.tolist())]
+    pair = ipywidgets.SelectionSlider(options=names, value=len(names) // 2, description="frames")
+    chosen = ipywidgets.Dropdown(options=list(static), description="static")
+    u = ipywidgets.IntSlider(value=width // 2, max=width - 1, description="u (px)")
+    v = ipywidgets.IntSlider(value=height // 2, max=height - 1, description="v (px)")
+    threshold = ipywidgets.FloatLogSlider(value=0.7, min=-1, max=1.5, step=0.05, description="threshold")
+    picture = ipywidgets.Image(format="png")
+
+    def draw(_: object = None) -> None:
+        geometry = pair_geometry(flows[pair.value], static[chosen.value], *edges[pair.value].tolist())
+        picture.value = _png(epipolar_figure(clip, geometry, (u.value, v.value), threshold.value))
+
+    for control in (pair, chosen, u, v, threshold):
+        control.continuous_update = False
+        control.observe(draw, names="value")
+    draw()
+    return ipywidgets.VBox(
+        [ipywidgets.HBox([pair, chosen]), ipywidgets.HBox([u, v]), ipywidgets.HBox([threshold]), picture]
+    )
+
+
+def threshold_explorer(
+    frame: UInt8[Tensor, "h w 3"], errors: Mapping[str, Float[Tensor, "k h w"]], true: Bool[Tensor, "h w"]
+) -> ipywidgets.VBox:
+    """Threshold, number of pairs, votes and static set by hand: one frame's mask with its IoU, precision and recall."""
+    most = min(map(len, errors.values()))
+    threshold = ipywidgets.FloatLogSlider(value=0.7, min=-1, max=1.5, step=0.05, description="threshold")
+    pairs = ipywidgets.IntSlider(value=most, min=1, max=most, description="pairs")
+    votes = ipywidgets.IntSlider(value=1, min=1, max=most, description="votes")
+    chosen = ipywidgets.Dropdown(options=list(errors), description="static")
+    picture = ipywidgets.Image(format="png")
+
+    def draw(_: object = None) -> None:
+        of = errors[chosen.value][: pairs.value]
+        picture.value = _png(threshold_figure(frame, of, true, threshold.value, votes=votes.value))
+
+    for control in (threshold, pairs, votes, chosen):
+        control.continuous_update = False
+        control.observe(draw, names="value")
+    draw()
+    return ipywidgets.VBox([ipywidgets.HBox([threshold, chosen]), ipywidgets.HBox([pairs, votes]), picture])
 
 
 def _png(figure: Figure) -> bytes:
