@@ -16,6 +16,9 @@ from c4d_nb.clip import PairPointmaps
 from c4d_nb.errors import InputError
 from c4d_nb.statistics import weighted_median
 
+EDGES_AT_ONCE = 64
+"""Pairs that are fitted side by side, for the sake of memory."""
+
 
 @dataclass(frozen=True, eq=False)
 class Guess:
@@ -39,9 +42,7 @@ def initialise(pairs: PairPointmaps, intrinsics: Float[Tensor, "t 3 3"]) -> Gues
     xyz_world = xyz_world * scale
     world_from_pair[:, :3] *= scale
     confidence = frame_confidence(pairs, len(intrinsics))
-    world_from_cam = torch.stack(
-        [_camera_pose(*frame) for frame in zip(xyz_world, confidence, intrinsics, strict=True)]
-    )
+    world_from_cam = torch.stack([camera_pose(*frame) for frame in zip(xyz_world, confidence, intrinsics, strict=True)])
     depth = transform(invert(world_from_cam), xyz_world.flatten(1, 2))[..., 2].reshape(confidence.shape)
     floor = 0.01 * depth.flatten(1).median(dim=1).values.clamp(min=1e-3)
     return Guess(depth.clamp(min=floor[:, None, None]), intrinsics, world_from_cam, world_from_pair)
@@ -87,28 +88,50 @@ def spanning_tree(edges: Int[Tensor, "e 2"], score: Float[Tensor, "e"], t: int) 
 
 def frame_confidence(pairs: PairPointmaps, t: int) -> Float[Tensor, "t h w"]:
     """The best confidence that any pair has in each pixel of each frame."""
-    h, w = pairs.conf_1.shape[1:]
-    confidence = pairs.conf_1.new_ones(t, h * w)
+    best = pairs.conf_1.new_ones(t, *pairs.conf_1.shape[1:])
     for member, conf in enumerate((pairs.conf_1, pairs.conf_2)):
-        index = pairs.edges[:, member, None].expand(-1, h * w)
-        confidence.scatter_reduce_(0, index, conf.flatten(1), reduce="amax")
-    return confidence.reshape(t, h, w)
+        for frame, own in zip(pairs.edges[:, member].tolist(), conf, strict=True):
+            best[frame] = torch.maximum(best[frame], own)
+    return best
+
+
+def place_at(guess: Guess, world_from_cam: Float[Tensor, "t 4 4"], edges: Int[Tensor, "e 2"]) -> Guess:
+    """The guess with known poses, their translations scaled to the guess: each pair lies at its first camera."""
+    world_from_cam = world_from_cam.to(guess.depth)
+    known, guessed = (_spread(path[:, :3, 3]) for path in (world_from_cam, guess.world_from_cam))
+    unit = guessed / known if known > 1e-9 and guessed > 1e-9 else 1.0
+    scaled = pose(world_from_cam[:, :3, :3], unit * world_from_cam[:, :3, 3])
+    scale = guess.world_from_pair[:, :3, :3].det().pow(1 / 3)[:, None, None]
+    at = scaled[edges[:, 0]]
+    pairs = pose(scale * at[:, :3, :3], at[:, :3, 3])
+    return Guess(guess.depth, guess.intrinsics, scaled, pairs)
+
+
+def _spread(centres: Float[Tensor, "t 3"]) -> float:
+    return float((centres - centres.mean(0)).norm(dim=-1).median())
 
 
 def _chain_pointmaps(pairs: PairPointmaps, t: int) -> Float[Tensor, "t h w 3"]:
-    score = (pairs.conf_1.log().mean((1, 2)) * pairs.conf_2.log().mean((1, 2))).cpu()
+    score = torch.stack([_mean_information(pairs.conf_1), _mean_information(pairs.conf_2)]).prod(0).cpu()
     members = {0: (pairs.xyz_1, pairs.conf_1), 1: (pairs.xyz_2, pairs.conf_2)}
-    xyz_world = torch.empty(t, *pairs.xyz_1.shape[1:]).to(pairs.xyz_1)
-    confidence = torch.ones(t, *pairs.conf_1.shape[1:]).to(pairs.conf_1)
+    precision = torch.promote_types(pairs.xyz_1.dtype, torch.float32)
+    like = {"dtype": precision, "device": pairs.xyz_1.device}
+    xyz_world, confidence = (
+        torch.empty(t, *pairs.xyz_1.shape[1:], **like),
+        torch.ones(t, *pairs.conf_1.shape[1:], **like),
+    )
     for step, (edge, parent, child) in enumerate(spanning_tree(pairs.edges.cpu(), score, t)):
         own = int(pairs.edges[edge, 1] == parent)
         (xyz_parent, conf_parent), (xyz_child, conf_child) = (
-            (x[edge], c[edge]) for x, c in (members[own], members[1 - own])
+            (x[edge].to(precision), c[edge].to(precision)) for x, c in (members[own], members[1 - own])
         )
         if step == 0:
             xyz_world[parent], confidence[parent] = xyz_parent, conf_parent
-        weight = (conf_parent.log() * confidence[parent].log()).sqrt().reshape(-1)
-        world_from_pair = _similarity(xyz_parent.reshape(-1, 3), xyz_world[parent].reshape(-1, 3), weight)
+        weight = (_information(conf_parent) * _information(confidence[parent])).sqrt().reshape(-1)
+        chosen = thin(len(weight))
+        world_from_pair = _similarity(
+            xyz_parent.reshape(-1, 3)[chosen], xyz_world[parent].reshape(-1, 3)[chosen], weight[chosen]
+        )
         xyz_world[child] = transform(world_from_pair, xyz_child.reshape(-1, 3)).reshape(xyz_child.shape)
         confidence[child] = conf_child
     return xyz_world
@@ -116,9 +139,35 @@ def _chain_pointmaps(pairs: PairPointmaps, t: int) -> Float[Tensor, "t h w 3"]:
 
 def _fit_pairs(pairs: PairPointmaps, xyz_world: Tensor) -> Float[Tensor, "e 4 4"]:
     """One similarity an edge from both members' points to the world's."""
-    source = torch.cat([pairs.xyz_1, pairs.xyz_2], dim=1).flatten(1, 2)
-    target = torch.cat([xyz_world[pairs.edges[:, 0]], xyz_world[pairs.edges[:, 1]]], dim=1).flatten(1, 2)
-    return _similarity(source, target, torch.cat([pairs.conf_1, pairs.conf_2], dim=1).flatten(1).log())
+    chosen = thin(xyz_world[0, ..., 0].numel())
+
+    def at(values: Tensor, edges: Tensor) -> Tensor:
+        return values[edges].flatten(1, 2)[:, chosen].to(xyz_world.dtype)
+
+    fitted = []
+    for edges in torch.arange(len(pairs.edges), device=pairs.edges.device).split(EDGES_AT_ONCE):
+        n, m = pairs.edges[edges].unbind(-1)
+        source = torch.cat([at(pairs.xyz_1, edges), at(pairs.xyz_2, edges)], dim=1)
+        target = torch.cat([at(xyz_world, n), at(xyz_world, m)], dim=1)
+        weight = torch.cat([at(pairs.conf_1, edges), at(pairs.conf_2, edges)], dim=1)
+        fitted.append(_similarity(source, target, _information(weight)))
+    return torch.cat(fitted)
+
+
+def thin(p: int, limit: int = 2048) -> Int[Tensor, "q"]:
+    """At most ``limit`` of p pixels, evenly spread by steps that no image width divides."""
+    return torch.arange(p) if p <= limit else (torch.arange(limit) + 0.5).mul(p / limit).long()
+
+
+def _information(confidence: Tensor) -> Tensor:
+    """log confidence; less than 1 counts as 1, no information."""
+    return confidence.clamp(min=1).log()
+
+
+def _mean_information(confidence: Float[Tensor, "e h w"]) -> Float[Tensor, "e"]:
+    return torch.stack(
+        [_information(conf.to(torch.promote_types(conf.dtype, torch.float32))).mean() for conf in confidence]
+    )
 
 
 def _similarity(
@@ -130,6 +179,8 @@ def _similarity(
     weighted median ratio of distances to the centre. That of least squares shrinks with noise in the source, and a
     chain of such steps would shrink a long video to nothing.
     """
+    # Where nothing is known every point counts alike: a guess, and no NaN.
+    weight = torch.where(weight.sum(-1, keepdim=True) > 0, weight, 1.0)
     robust = weight
     for _ in range(passes):
         _, rotation, _ = fit_similarity(source, target, robust)
@@ -145,10 +196,11 @@ def _similarity(
     return target_from_source
 
 
-def _camera_pose(xyz_world: Tensor, confidence: Tensor, intrinsics: Tensor) -> Float[Tensor, "4 4"]:
+def camera_pose(xyz_world: Tensor, confidence: Tensor, intrinsics: Tensor) -> Float[Tensor, "4 4"]:
     """world_from_cam by PnP on the more confident half of the pixels."""
     h, w = confidence.shape
-    chosen = (confidence >= confidence.median()).reshape(-1)
+    chosen = (confidence >= confidence.median()).reshape(-1).nonzero()[:, 0]
+    chosen = chosen[thin(len(chosen))]
     points = xyz_world.reshape(-1, 3)[chosen].double().cpu().numpy()
     uv = pixel_grid(h, w).reshape(-1, 2)[chosen.cpu()].double().numpy()
     cv2.setRNGSeed(0)

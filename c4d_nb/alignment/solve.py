@@ -1,25 +1,22 @@
 """Two-stage optimisation (supplement of C4D): depth, poses and intrinsics by GA + CMA + CTS, then depth by PTS."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-import roma
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import trange
 
-from c4d_nb.alignment.initialise import Guess, estimate_focal, frame_confidence, initialise
-from c4d_nb.alignment.objectives import (
-    camera_motion_alignment,
-    camera_trajectory_smoothness,
-    frame_points,
-    global_alignment,
-    observations,
-    point_trajectory_smoothness,
-)
-from c4d_nb.camera import invert, pinhole, pixel_grid, pose, rays, transform
-from c4d_nb.clip import PairPointmaps, check_intrinsics
-from c4d_nb.errors import InputError
+from c4d_nb.alignment.fused import fused_camera_motion, fused_global_alignment, image_maps, pack_flows, pack_pairs
+from c4d_nb.alignment.initialise import Guess, frame_confidence, initialise, place_at
+from c4d_nb.alignment.inputs import Problem, check_problem
+from c4d_nb.alignment.objectives import camera_trajectory_smoothness, frame_points, point_trajectory_smoothness
+from c4d_nb.alignment.state import Alignment, Scene, Snapshot, view_gap
+from c4d_nb.camera import invert, pixel_grid, pose, rays, transform
+from c4d_nb.clip import PairPointmaps
+
+Terms = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,12 @@ class AlignConfig:
     """The share of the iterations before CMA begins (MonST3R)."""
     shared_focal: bool = True
     """One focal length for the whole video."""
+    half_precision: bool = False
+    """Whether a copy of the pointmaps in half precision is worked on (a third faster)."""
+    chunk_mib: int = 256
+    """Bound on the memory of what torch makes in between on a GPU; the compiled passes of the CPU keep nothing."""
+    record_every: int = 0
+    """Every so many iterations a ``Snapshot`` is taken; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +54,6 @@ class RefineConfig:
     """Reached linearly: at a constant rate Adam keeps circling the kink of the norm, 0.3 % off."""
 
 
-@dataclass(frozen=True, eq=False)
-class Alignment:
-    """A consistent scene at the resolution of the pointmaps."""
-
-    depth: Float[Tensor, "t h w"]
-    confidence: Float[Tensor, "t h w"]
-    intrinsics: Float[Tensor, "t 3 3"]
-    world_from_cam: Float[Tensor, "t 4 4"]
-    world_from_pair: Float[Tensor, "e 4 4"]
-    """Each pair's similarity, scale multiplied in."""
-    losses: dict[str, Float[Tensor, "i"]] = field(default_factory=dict)
-
-    def xyz_world(self) -> Float[Tensor, "t h w 3"]:
-        return frame_points(self.depth, self.intrinsics, self.world_from_cam).mT.reshape(*self.depth.shape, 3)
-
-
 def align(
     pairs: PairPointmaps,
     *,
@@ -74,48 +61,79 @@ def align(
     motion_masks: Bool[Tensor, "t h w"] | None = None,
     flow_valid: Bool[Tensor, "e h w"] | None = None,
     intrinsics: Float[Tensor, "t 3 3"] | None = None,
+    focal_px: float | None = None,
+    world_from_cam: Float[Tensor, "t 4 4"] | None = None,
     config: AlignConfig = AlignConfig(),
+    on_step: Callable[[Snapshot], None] | None = None,
 ) -> Alignment:
-    """Stage 1: bring all pairs into one world. Free are depth, poses and focal; the principal point stays.
+    """Stage 1 as the paper solves it: bring all pairs into one world. Free are depth, poses and focal; the principal
+    point stays.
 
     ``flows`` (px of the pointmaps' pixels) drive CMA at pixels that are not in ``motion_masks`` and are
-    ``flow_valid``; without flows there is no CMA. Known ``intrinsics`` are kept as they are.
-    """
-    t = int(pairs.edges.max()) + 1
-    h, w = pairs.conf_1.shape[1:]
-    _check_shapes(pairs, t, flows, motion_masks, flow_valid, intrinsics)
-    known = intrinsics is not None
-    if not known:
-        focal = estimate_focal(pairs.xyz_1, pairs.conf_1.log()).median()
-        intrinsics = pinhole(focal, h, w).expand(t, 3, 3)
-    scene = _Scene(initialise(pairs, check_intrinsics(intrinsics)), config.shared_focal, known)
-    observed = observations(pairs)
-    static = torch.ones(pairs.conf_1.shape, dtype=torch.bool) if flow_valid is None else flow_valid
-    if motion_masks is not None:
-        static = static & ~motion_masks[pairs.edges[:, 0]]
+    ``flow_valid``; without flows there is no CMA, and neither is there where every pixel is masked. Known
+    ``intrinsics``, a known focal length (principal point in the middle) and known poses are kept as they are; with
+    poses, the result has their scale. ``on_step`` is called with each snapshot (``config.record_every``).
 
-    def objective(progress: float) -> dict[str, Tensor]:
+    Raises ``InputError`` for wrong shapes, pointmaps that are not finite, a graph that does not join all frames, and
+    where no pair has any confidence.
+    """
+    problem = check_problem(pairs, flows, motion_masks, flow_valid, intrinsics, focal_px, world_from_cam)
+    return descend(problem, begin(problem), config, on_step)
+
+
+def begin(problem: Problem) -> Guess:
+    """The first guess of every solver, at the known poses where there are any."""
+    guess = initialise(problem.pairs, problem.intrinsics)
+    return guess if problem.world_from_cam is None else place_at(guess, problem.world_from_cam, problem.pairs.edges)
+
+
+def descend(
+    problem: Problem, guess: Guess, config: AlignConfig, on_step: Callable[[Snapshot], None] | None = None
+) -> Alignment:
+    """Adam on the weighted sum of GA, CMA and CTS, from ``guess``."""
+    known_poses = problem.world_from_cam is not None
+    scene = Scene(
+        guess,
+        shared_focal=config.shared_focal,
+        known_intrinsics=problem.known_intrinsics,
+        known_poses=known_poses,
+    )
+    packed = pack_pairs(problem.pairs, len(problem), half=config.half_precision)
+    moved = None if problem.flows is None else pack_flows(problem.flows, problem.static, packed.edges, len(problem))
+    memory = {"chunk_mib": config.chunk_mib}
+
+    def objective(progress: float) -> Terms:
         world_from_cam, K = scene.world_from_cam(), scene.intrinsics()
-        xyz_world = frame_points(scene.depth(), K, world_from_cam)
-        terms = {"ga": config.weight_ga * global_alignment(observed, xyz_world, scene.world_from_pair())}
-        if flows is not None and progress >= config.cma_start:
-            cma = camera_motion_alignment(flows, static, pairs.edges, xyz_world, invert(world_from_cam), K)
+        depth, (from_image, to_image) = scene.depth().flatten(1), image_maps(world_from_cam, K)
+        ga = fused_global_alignment(packed, depth, from_image, scene.world_from_pair(), **memory)
+        terms = {"ga": config.weight_ga * ga}
+        if moved is not None and progress >= config.cma_start:
+            cma = fused_camera_motion(moved, depth, from_image, to_image, **memory)
             terms["cma"] = config.weight_cma * cma
-        terms["cts"] = config.weight_cts * camera_trajectory_smoothness(world_from_cam)
+        if not known_poses:
+            terms["cts"] = config.weight_cts * camera_trajectory_smoothness(world_from_cam)
         return terms
 
-    losses = _minimise(
-        objective, scene.parameters(), config.iterations, config.learning_rate, config.final_learning_rate, config.betas
-    )
+    parameters, history = scene.parameters(), []
+    rates = config.learning_rate, config.final_learning_rate
+    losses: dict[str, list[float]] = {}
+    for step, terms in _adam(objective, parameters, config.iterations, *rates, config.betas):
+        _log(losses, step, terms)
+        if config.record_every and step % config.record_every == 0:
+            history.append(_snapshot(step, terms, scene, parameters, packed.edges))
+            if on_step is not None:
+                on_step(history[-1])
     with torch.no_grad():
-        return Alignment(
+        found = Alignment(
             depth=scene.depth(),
-            confidence=frame_confidence(pairs, t),
+            confidence=frame_confidence(problem.pairs, len(problem)),
             intrinsics=scene.intrinsics(),
             world_from_cam=scene.world_from_cam(),
             world_from_pair=scene.world_from_pair(),
-            losses=losses,
+            losses={name: torch.tensor(values) for name, values in losses.items()},
+            history=tuple(history),
         )
+    return found if not known_poses else _in_units_of(found, problem.world_from_cam, scene.log_unit.detach().exp())
 
 
 def refine_depth(
@@ -127,13 +145,16 @@ def refine_depth(
     log_depth = alignment.depth.log().requires_grad_()
     target = smoothed.flatten(1, 2).mT
 
-    def objective(progress: float) -> dict[str, Tensor]:
+    def objective(progress: float) -> Terms:
         xyz_world = frame_points(log_depth.exp(), alignment.intrinsics, alignment.world_from_cam)
         return {"pts": point_trajectory_smoothness(xyz_world, target)}
 
     rates = config.learning_rate, config.final_learning_rate
-    losses = _minimise(objective, [log_depth], config.iterations, *rates, betas=(0.9, 0.999))
-    return replace(alignment, depth=log_depth.detach().exp(), losses=alignment.losses | losses)
+    losses: dict[str, list[float]] = {}
+    for step, terms in _adam(objective, [log_depth], config.iterations, *rates, betas=(0.9, 0.999)):
+        _log(losses, step, terms)
+    found = {name: torch.tensor(values) for name, values in losses.items()}
+    return replace(alignment, depth=log_depth.detach().exp(), losses=alignment.losses | found)
 
 
 def nearest_depth(
@@ -148,90 +169,55 @@ def nearest_depth(
     return depth.clamp(min=1e-6).reshape(t, h, w)
 
 
-class _Scene:
-    """The free parameters of stage 1 in DUSt3R's encoding, and the values they stand for.
-
-    Log-depth; quaternions normalised on use; translations as ``sign(x) log(1 + |x|)``; focal as 20 log f; a log-scale
-    a pair whose mean is pinned (geometric mean one half), or everything would shrink to a point.
-    """
-
-    def __init__(self, guess: Guess, shared_focal: bool, known_intrinsics: bool):
-        self.log_depth = guess.depth.log()
-        self.cameras = _encode_pose(guess.world_from_cam)
-        scale = guess.world_from_pair[:, :3, :3].det().pow(1 / 3)
-        rigid = pose(guess.world_from_pair[:, :3, :3] / scale[:, None, None], guess.world_from_pair[:, :3, 3])
-        self.pairs, self.log_scale = _encode_pose(rigid), scale.log()
-        self.start = guess.intrinsics
-        self.focal_code = torch.zeros(1 if shared_focal else len(guess.depth)).to(guess.depth)
-        free = [self.log_depth, *self.cameras, *self.pairs, self.log_scale]
-        self._free = free if known_intrinsics else [*free, self.focal_code]
-
-    def parameters(self) -> list[Tensor]:
-        return [parameter.requires_grad_() for parameter in self._free]
-
-    def depth(self) -> Float[Tensor, "t h w"]:
-        return self.log_depth.exp()
-
-    def intrinsics(self) -> Float[Tensor, "t 3 3"]:
-        factor = (self.focal_code / 20).exp().expand(len(self.start))
-        ones = torch.ones_like(factor)
-        rows = torch.stack([torch.stack([factor, factor, ones], -1)] * 2 + [torch.stack([ones] * 3, -1)], -2)
-        return self.start * rows
-
-    def world_from_cam(self) -> Float[Tensor, "t 4 4"]:
-        return _decode_pose(*self.cameras)
-
-    def world_from_pair(self) -> Float[Tensor, "e 4 4"]:
-        scale = 0.5 * (self.log_scale - self.log_scale.mean()).exp()
-        rigid = _decode_pose(*self.pairs)
-        return pose(scale[:, None, None] * rigid[:, :3, :3], rigid[:, :3, 3])
-
-
-def _encode_pose(b_from_a: Tensor) -> tuple[Tensor, Tensor]:
-    translation = b_from_a[:, :3, 3]
-    return roma.rotmat_to_unitquat(b_from_a[:, :3, :3]), translation.sign() * translation.abs().log1p()
-
-
-def _decode_pose(quaternion: Tensor, code: Tensor) -> Tensor:
-    rotation = roma.unitquat_to_rotmat(quaternion / quaternion.norm(dim=-1, keepdim=True))
-    return pose(rotation, code.sign() * code.abs().expm1())
-
-
-def _minimise(objective, parameters, iterations, learning_rate, final_learning_rate, betas) -> dict[str, Tensor]:
-    """Adam on the sum of the objective's terms; returns each term's value (unweighted by time) at every iteration."""
-    optimiser = torch.optim.Adam(parameters, lr=learning_rate, betas=betas)
-    history: dict[str, list[float]] = {}
+def _adam(
+    objective: Callable[[float], Terms],
+    parameters: list[Tensor],
+    iterations: int,
+    learning_rate: float,
+    final_learning_rate: float,
+    betas: tuple[float, float],
+) -> Iterator[tuple[int, Terms]]:
+    """Adam on the sum of the objective's terms, which are handed over before each step; the rate falls linearly."""
+    optimiser = torch.optim.Adam(parameters, lr=learning_rate, betas=betas, fused=True)
     progress = trange(iterations, desc="optimisation", leave=False)
     for step in progress:
         share = step / max(1, iterations - 1)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate + share * (final_learning_rate - learning_rate)
         terms = objective(step / iterations)
+        yield step, terms
         optimiser.zero_grad()
         sum(terms.values()).backward()
         optimiser.step()
-        for name, value in terms.items():
-            history.setdefault(name, [float("nan")] * step).append(value.item())
         if step % 10 == 0:
-            progress.set_postfix({name: f"{values[-1]:.4g}" for name, values in history.items()})
-    return {name: torch.tensor(values) for name, values in history.items()}
+            progress.set_postfix({name: f"{value.item():.4g}" for name, value in terms.items()})
 
 
-def _check_shapes(
-    pairs: PairPointmaps,
-    t: int,
-    flows: Tensor | None,
-    motion_masks: Tensor | None,
-    flow_valid: Tensor | None,
-    intrinsics: Tensor | None,
-) -> None:
-    e, h, w = pairs.conf_1.shape
-    expected = {
-        "flows": (flows, (e, h, w, 2)),
-        "motion_masks": (motion_masks, (t, h, w)),
-        "flow_valid": (flow_valid, (e, h, w)),
-        "intrinsics": (intrinsics, (t, 3, 3)),
-    }
-    for name, (value, shape) in expected.items():
-        if value is not None and tuple(value.shape) != shape:
-            raise InputError(f"{name}: expected shape {shape} to go with the pairs, but it is {tuple(value.shape)}")
+def _log(losses: dict[str, list[float]], step: int, terms: Terms) -> None:
+    """Each term's value at every iteration; NaN before the first."""
+    for name, value in terms.items():
+        losses.setdefault(name, [float("nan")] * step).append(value.item())
+
+
+def _snapshot(step: int, terms: Terms, scene: Scene, parameters: list[Tensor], edges: Tensor) -> Snapshot:
+    def gradient_norm(term: Tensor) -> float:
+        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        return sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5
+
+    with torch.no_grad():
+        K, world_from_cam = scene.intrinsics(), scene.world_from_cam()
+        gap = view_gap(scene.depth(), K, world_from_cam, edges)
+    return Snapshot(
+        iteration=step,
+        value={name: term.item() for name, term in terms.items()},
+        gradient_norm={name: gradient_norm(term) for name, term in terms.items()},
+        world_from_cam=world_from_cam,
+        focal_px=K[:, 0, 0].clone(),
+        gap=gap,
+    )
+
+
+def _in_units_of(found: Alignment, world_from_cam: Tensor, unit: Tensor) -> Alignment:
+    """The scene at the scale of the known poses, in which it is ``unit`` times as large now."""
+    pairs = pose(found.world_from_pair[:, :3, :3] / unit, found.world_from_pair[:, :3, 3] / unit)
+    return replace(found, depth=found.depth / unit, world_from_cam=world_from_cam, world_from_pair=pairs)
