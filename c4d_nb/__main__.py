@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from c4d_nb.command_line import run  # takes seconds, and Ctrl-C may come within them
 
-        scores = run(options)
+        scores, written = run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     for name, value in scores.items():
         print(f"{name:32} {value:10.4f}")
-    print(f"written to {options.out}: reconstruction.npz, viewer.html, overview.png, time_slice.png, camera_path.png")
+    print(f"written to {options.out}: {', '.join(written)}")
     return 0
 
 
@@ -56,6 +56,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--masks", metavar="DIR", help="folder of masks of what moves, to use instead of our own")
     parser.add_argument("--combine-masks", action="store_true", help="use --masks beside our own, not instead of them")
     parser.add_argument("--true-masks", metavar="DIR", help="folder of true motion masks, to score against")
+    parser.add_argument(
+        "--export",
+        default="",
+        metavar="FORMATS",
+        help="comma-separated: colmap, nerfstudio, ply, ply_sequence, glb, tum, npz; each is read back and checked",
+    )
+    parser.add_argument(
+        "--min-confidence",
+        type=float,
+        metavar="C",
+        help="export only points more certain than this; 1 is a guess (default: as the viewer shows)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random query points (default 0)")
     return parser
 

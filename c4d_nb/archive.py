@@ -89,10 +89,12 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yields an empty temporary folder whose files move into the folder ``path`` on success and vanish on error.
+def atomic_folder(path: str | Path, *, argument: str = "out") -> Iterator[Path]:
+    """Yields an empty temporary folder whose files, also those in folders of it, move into the same places of the
+    folder ``path`` on success and vanish on error. Other files that are there stay.
 
     That ``path`` can be written is checked at once, before any work; a folder made for it goes away again on error.
+    ``InputError`` calls it by the name of the ``argument``.
     """
     path = Path(path)
     made = [p for p in (path, *path.parents) if not p.exists()]
@@ -100,20 +102,30 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         path.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=path))
     except OSError as error:
-        raise InputError(f"out: cannot write into {path} ({error.strerror})") from error
+        raise InputError(f"{argument}: cannot write into {path} ({error.strerror})") from error
     try:
         yield partial
-        files = sorted(partial.iterdir())
-        blocked = [path / file.name for file in files if (path / file.name).is_dir()]
-        if blocked:
-            raise InputError(f"out: expected to write the file {blocked[0]}, but a folder of that name is in its place")
-        for file in files:
-            os.replace(file, path / file.name)
+        targets = {file: path / file.relative_to(partial) for file in sorted(partial.rglob("*")) if file.is_file()}
+        for target in targets.values():
+            _check_place(target, path, argument)
+        for file, target in targets.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         for folder in made:
             with suppress(OSError):  # not empty: it holds the results, or something else that is not ours
                 folder.rmdir()
+
+
+def _check_place(target: Path, path: Path, argument: str) -> None:
+    if target.is_dir():
+        raise InputError(f"{argument}: expected to write the file {target}, but a folder of that name is in its place")
+    for folder in target.relative_to(path).parents:
+        if (path / folder).is_file():
+            raise InputError(
+                f"{argument}: expected to write into a folder {path / folder}, but a file of that name is in its place"
+            )
 
 
 def _umask() -> int:

@@ -1,6 +1,6 @@
 """A video clip and what may be known about it; selection, resizing and archives of clips."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -133,14 +133,20 @@ def load_clip(
         clip = resize_clip(select_frames(Clip.load(path), start, stride, max_frames), long_side)
     else:
         frames, source_fps = read_frames(path)
-        stop = None if max_frames is None else start + stride * max_frames
-        clip = _collect(islice(frames, start, stop, stride), source_fps / stride, long_side, path, start)
+        clip = _collect(kept_frames(frames, start, stride, max_frames), source_fps / stride, long_side, path, start)
     if fps is not None:
         clip = replace(clip, fps=fps)
     if intrinsics is not None:
         known = clip.original.intrinsics_from_original(check_intrinsics(intrinsics))
         clip = replace(clip, intrinsics=known.expand(len(clip), 3, 3).clone())
     return clip
+
+
+def kept_frames(
+    frames: Iterable[np.ndarray], start: int = 0, stride: int = 1, max_frames: int | None = None
+) -> Iterator[np.ndarray]:
+    """Those of a video's frames that ``load_clip`` keeps, as they come."""
+    return islice(frames, start, None if max_frames is None else start + stride * max_frames, stride)
 
 
 def check_intrinsics(intrinsics: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:

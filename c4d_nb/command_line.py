@@ -11,8 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from c4d_nb.archive import atomic_folder
-from c4d_nb.clip import Clip, load_clip
+from c4d_nb.clip import Clip, kept_frames, load_clip, select_frames
 from c4d_nb.errors import InputError
+from c4d_nb.export import check_formats, export
+from c4d_nb.export.images import Frames
 from c4d_nb.metrics import motion_iou, score_table
 from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.reconstruct import ReconstructConfig, reconstruct
@@ -20,12 +22,16 @@ from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.resize import resize_nearest
 from c4d_nb.show.figures import camera_path, overview, time_slice
 from c4d_nb.show.viewer import write_viewer
+from c4d_nb.video import read_frames
 
 TWO_VIEW = "two_view"
 
 
-def run(options: argparse.Namespace) -> dict[str, float]:
-    """Reconstruct, write everything into ``options.out`` or nothing, and return the scores that truth allows."""
+def run(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
+    """Reconstruct, write everything into ``options.out`` or nothing, then each export or nothing of it. The scores that
+    truth allows, and the names of what was written."""
+    formats = [name.strip() for name in options.export.split(",") if name.strip()]
+    check_formats(formats, options.out)
     with atomic_folder(options.out) as folder:
         clip = load_clip(
             options.video,
@@ -42,12 +48,13 @@ def run(options: argparse.Namespace) -> dict[str, float]:
             network=_load_network(options.pointmaps),
             masks=None if own_masks is None else resize_nearest(own_masks, *clip.size),
         )
-        write_outputs(result, folder)
+        written = write_outputs(result, folder)
+    written += _export(result, formats, options)
     scores = {} if clip.truth is None else score_table(result, clip.truth)
     if true_masks is not None:
         masks = clip.original.mask_to_original(result.motion_mask)
         scores["motion mask IoU (original px)"] = motion_iou(masks, true_masks)
-    return scores
+    return scores, written
 
 
 def _load_network(name: str) -> DUSt3R | None:
@@ -61,12 +68,40 @@ def _load_network(name: str) -> DUSt3R | None:
         raise InputError(f"pointmaps: {error}") from error
 
 
-def write_outputs(result: Reconstruction, folder: Path) -> None:
-    """The result itself, the viewer, and three pictures."""
+def write_outputs(result: Reconstruction, folder: Path) -> list[str]:
+    """The result itself, the viewer, and three pictures; their names."""
     result.save(folder / "reconstruction.npz")
     write_viewer(result, folder / "viewer.html")
     for name, draw in (("overview", overview), ("time_slice", time_slice), ("camera_path", camera_path)):
         draw(result).savefig(folder / f"{name}.png", dpi=110)
+    return ["reconstruction.npz", "viewer.html", "overview.png", "time_slice.png", "camera_path.png"]
+
+
+def _export(result: Reconstruction, formats: list[str], options: argparse.Namespace) -> list[str]:
+    """What was exported, by name."""
+    try:
+        paths = export(
+            result,
+            options.out,
+            formats,
+            originals=lambda: _original_frames(options, result.clip),
+            min_confidence=options.min_confidence,
+        )
+    except (InputError, OSError) as error:
+        raise InputError(f"export: {error}; the reconstruction itself is in {options.out}") from error
+    except KeyboardInterrupt as error:
+        raise InputError(f"export: interrupted; the reconstruction itself is in {options.out}") from error
+    return [path.name for path in paths]
+
+
+def _original_frames(options: argparse.Namespace, clip: Clip) -> Frames | None:
+    """The clip's frames at the size that the video has, one at a time; None if the video is an archive of shrunk
+    frames."""
+    path, selection = Path(options.video), (options.start, options.stride, options.max_frames)
+    if path.suffix != ".npz":
+        return kept_frames(read_frames(path)[0], *selection)
+    stored = select_frames(Clip.load(path), *selection)
+    return None if stored.resize is not None else iter(stored.frames.numpy())
 
 
 def parse_intrinsics(text: str) -> Float[Tensor, "3 3"]:
