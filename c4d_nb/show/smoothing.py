@@ -35,22 +35,22 @@ def track_figure(
     smoothed: Mapping[str, Float[Tensor, "t 3"]],
     weights: Mapping[str, Float[Tensor, "t"]] | None = None,
 ) -> Figure:
-    """One point over time: the coordinate in which it moves most, truth, samples and smoothed; below, the distance from
-    truth; and the weights, if given under the same names."""
+    """One point over time: its height (z), of truth, samples and smoothed; below, the distance from truth, cut off
+    above what is smoothed; and the weights, if given under the same names."""
     rows = 2 if weights is None else 3
     figure = Figure(figsize=(9, 1.5 + 1.4 * rows), layout="constrained")
     axes = figure.subplots(rows, 1, sharex=True, height_ratios=(2, *[1] * (rows - 1)))
-    axis = int((true.amax(0) - true.amin(0)).argmax())
-    axes[0].plot(true[:, axis].numpy(), color=TRUTH_COLOR, linewidth=6, alpha=0.4, label="truth")
-    axes[0].plot(noisy[:, axis].numpy(), "o", color="black", markersize=4, label="samples")
+    axes[0].plot(true[:, 2].numpy(), color=TRUTH_COLOR, linewidth=6, alpha=0.4, label="truth")
+    axes[0].plot(noisy[:, 2].numpy(), "o", color="black", markersize=4, label="samples")
     axes[1].plot((noisy - true).norm(dim=1).numpy(), "o", color="black", markersize=4)
     for color, (name, path) in zip(LINE_COLORS, smoothed.items(), strict=False):
-        axes[0].plot(path[:, axis].numpy(), color=color, label=name)
+        axes[0].plot(path[:, 2].numpy(), color=color, label=name)
         axes[1].plot((path - true).norm(dim=1).numpy(), color=color)
     if weights is not None:
         _draw_weights(axes[2], weights)
-    axes[0].set_ylabel(f"{'xyz'[axis]} (m)")
-    axes[1].set(ylabel="off by (m)", ylim=(0, None))
+    axes[0].set_ylabel("height (m)")
+    highest = max(float((path - true).norm(dim=1).max()) for path in smoothed.values())
+    axes[1].set(ylabel="off by (m)", ylim=(0, 1.1 * max(highest, float((noisy - true).norm(dim=1).quantile(0.9)))))
     axes[-1].set_xlabel("frame")
     axes[0].legend(fontsize=8, ncols=2)
     return figure
@@ -109,10 +109,11 @@ def blend_figure(
     uv: Float[Tensor, "q 2"],
     at_controls: Float[Tensor, "q"],
     dense: Mapping[str, Float[Tensor, "h w"]],
+    label: str,
     mask: Bool[Tensor, "h w"] | None = None,
 ) -> Figure:
-    """How far each control moves in depth (m) over the frame; the same of every pixel, one map a way to spread it. What
-    is in ``mask`` has an outline."""
+    """How far each control moves over the frame; the same of every pixel, one map a way to spread it. What is in
+    ``mask`` has an outline; ``label`` is the colours' meaning and unit."""
     figure = Figure(figsize=(2.9 * (len(dense) + 1), 3.1), layout="constrained")
     axes = figure.subplots(1, len(dense) + 1)
     limit = float(at_controls.abs().quantile(0.95))
@@ -127,17 +128,17 @@ def blend_figure(
             ax.contour(mask.numpy(), levels=[0.5], colors="black", linewidths=0.6)
     for ax in axes:
         ax.set(xticks=[], yticks=[], xlim=(-0.5, frame.shape[1] - 0.5), ylim=(frame.shape[0] - 0.5, -0.5))
-    figure.colorbar(image, ax=axes.tolist(), shrink=0.8, label="moved away (m)")
+    figure.colorbar(image, ax=axes.tolist(), shrink=0.8, label=label)
     return figure
 
 
 def slices_figure(
     frame: UInt8[Tensor, "h w 3"], maps: Mapping[str, Float[Tensor, "t h w"]], true: Float[Tensor, "t h w"], column: int
 ) -> Figure:
-    """y-t slices of one image column: depth above, its relative error below, after one scale for the whole video.
-    Flicker shows as vertical stripes."""
-    figure = Figure(figsize=(2.5 * (len(maps) + 1), 4.6), layout="constrained")
-    axes = figure.subplots(2, len(maps) + 1)
+    """y-t slices of one image column: depth, its relative error after one scale for the whole video, and by how much
+    that changes at a pixel from a frame to the next. Flicker shows as vertical stripes."""
+    figure = Figure(figsize=(3.2 * (len(maps) + 1), 6.6), layout="constrained")
+    axes = figure.subplots(3, len(maps) + 1)
     axes[0, 0].imshow(frame.numpy())
     axes[0, 0].axvline(column, color=DYNAMIC_COLOR)
     axes[0, 0].set_title(f"column {column}", fontsize=10)
@@ -147,20 +148,22 @@ def slices_figure(
     depths = {"cmap": "turbo_r", "vmin": near, "vmax": far, "aspect": "auto", "extent": extent}
     scaled = {name: depth * true.median() / depth.median() for name, depth in maps.items()}
     errors = {name: 100 * (depth[:, :, column].T / slices - 1) for name, depth in scaled.items()}
-    limit = max(float(error.abs().quantile(0.95)) for error in errors.values())
+    changes = {name: error.diff(dim=1) for name, error in errors.items()}
     axes[1, 0].imshow(slices.numpy(), **depths)
     axes[1, 0].set_title("truth", fontsize=10)
+    axes[2, 0].set_visible(False)
     for column_axes, (name, depth) in zip(axes.T[1:], scaled.items(), strict=True):
         image = column_axes[0].imshow(depth[:, :, column].T.numpy(), **depths)
         column_axes[0].set_title(name, fontsize=10)
-        off = column_axes[1].imshow(
-            errors[name].numpy(), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", extent=extent
-        )
     figure.colorbar(image, ax=axes[0].tolist(), label="depth (m)")
-    figure.colorbar(off, ax=axes[1].tolist(), label="error (%)")
+    for row, values, label in ((axes[1], errors, "error (%)"), (axes[2], changes, "change of error (%)")):
+        limit = max(float(part.abs().quantile(0.95)) for part in values.values())
+        for ax, part in zip(row[1:], values.values(), strict=True):
+            off = ax.imshow(part.numpy(), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", extent=extent)
+        figure.colorbar(off, ax=row.tolist(), label=label)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
-    for ax in axes[1]:
+    for ax in axes[2]:
         ax.set_xlabel("frame")
     return figure
 

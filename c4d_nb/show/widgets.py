@@ -17,6 +17,7 @@ from c4d_nb.show.kubric import MobilityRule, label_figure
 from c4d_nb.show.masks import epipolar_figure, pair_geometry, threshold_figure
 from c4d_nb.show.queries import explorer_figure
 from c4d_nb.show.slices import depth_image, slice_image
+from c4d_nb.show.smoothing import SmoothingOptions, options_figure
 from c4d_nb.show.threshold import check_evidence, overlay_at, threshold_text
 
 
@@ -148,6 +149,26 @@ def threshold_explorer(
         control.observe(draw, names="value")
     draw()
     return ipywidgets.VBox([ipywidgets.HBox([threshold, chosen]), ipywidgets.HBox([pairs, votes]), picture])
+
+
+def smoothing_explorer(true: Float[Tensor, "t 3"], noisy: Float[Tensor, "t 3"]) -> ipywidgets.VBox:
+    """Kernel size, decay and every repair by hand: one track smoothed, its weights, and its mean error."""
+    size = ipywidgets.IntSlider(value=5, min=1, max=13, step=2, description="k (frames)")
+    decay = ipywidgets.FloatLogSlider(value=1.0, min=-2, max=2, step=0.1, description="decay (1/m)")
+    names = SmoothingOptions._fields[2:]
+    boxes = {name: ipywidgets.Checkbox(description=name.replace("_", " "), indent=False) for name in names}
+    picture = ipywidgets.Image(format="png")
+
+    def draw(_: object = None) -> None:
+        repairs = {name: box.value for name, box in boxes.items()}
+        options = SmoothingOptions(size.value, decay.value, **repairs)
+        picture.value = _png(options_figure(true, noisy, options))
+
+    size.continuous_update = decay.continuous_update = False
+    for control in (size, decay, *boxes.values()):
+        control.observe(draw, names="value")
+    draw()
+    return ipywidgets.VBox([ipywidgets.HBox([size, decay]), ipywidgets.HBox([*boxes.values()]), picture])
 
 
 def _png(figure: Figure) -> bytes:
