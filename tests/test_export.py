@@ -316,12 +316,12 @@ def test_what_is_wrong_when_read_back_is_not_written(result, tmp_path, monkeypat
 def test_a_wrong_archive_is_not_written(result, tmp_path, monkeypatch):
     module = sys.modules["c4d_nb.export.npz"]
     write = module.write_archive
-    off = result.world_from_cam.double() + 1e-3
-    fault = {"world_from_cam": off}
-    monkeypatch.setattr(module, "write_archive", lambda path, kind, arrays: write(path, kind, arrays | fault))
-    with pytest.raises(InputError, match="px off; nothing was written"):
-        to_npz(result, tmp_path / "a.npz")
-    assert not list(tmp_path.iterdir())
+    for fault in ({"world_from_cam": result.world_from_cam.double() + 1e-3}, {"depth": result.depth + 1e-3}):
+        changed = lambda path, kind, arrays, fault=fault: write(path, kind, arrays | fault)  # noqa: E731
+        monkeypatch.setattr(module, "write_archive", changed)
+        with pytest.raises(InputError, match=f"expected its {next(iter(fault))} in .*; nothing was written"):
+            to_npz(result, tmp_path / "a.npz")
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -3,12 +3,12 @@
 =======================================  ==========================================================  ==============
 reader                                   truth                                                       licence
 =======================================  ==========================================================  ==============
-``read_davis(root, name)``               segmentation, motion mask                                   CC BY 4.0
+``read_davis(root, name)``               segmentation, motion mask                                   2016: CC BY 4.0
 ``read_sintel(root, name)``              depth, camera, flow, motion mask                            CC BY 3.0
 ``read_tum(path)``                       depth (m), camera                                           CC BY 4.0
 ``read_scannet(path)``                   depth (m), camera                                           terms of use
 ``read_tap_vid(path, name)``             tracks                                                      CC BY 4.0
-``kubric.movi.read_movi(path, index=)``  all of it                                                   Apache-2.0
+``read_movi(path, index=)``              all there is: also objects' poses, mobility, boxes          see the page
 =======================================  ==========================================================  ==============
 
 Nothing is downloaded: where data is absent, the error names its official page. What a release lacks is None in the
@@ -26,6 +26,7 @@ from c4d_nb.datasets.scannet import read_scannet
 from c4d_nb.datasets.sintel import read_cam, read_dpt, read_flo, read_sintel
 from c4d_nb.datasets.tap_vid import read_tap_vid, tap_vid_clips
 from c4d_nb.datasets.tum import read_trajectory, read_tum
+from c4d_nb.kubric.movi import read_movi
 
 __all__ = [
     "PROTOCOL_FRAMES",
@@ -35,6 +36,7 @@ __all__ = [
     "read_davis",
     "read_dpt",
     "read_flo",
+    "read_movi",
     "read_scannet",
     "read_sintel",
     "read_tap_vid",

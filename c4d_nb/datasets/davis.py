@@ -7,7 +7,7 @@ The layout of both releases, whose zip files unpack into ``DAVIS``::
     ImageSets/480p/val.txt               2016: lines of "/JPEGImages/480p/NAME/00000.jpg /Annotations/...png"
     ImageSets/2017/val.txt               2017: a name a line
 
-Licence: CC BY 4.0. Pages: https://davischallenge.org/davis2016/code.html, https://davischallenge.org/davis2017/code.html
+Licence: CC BY 4.0 (2016); for 2017 see its page. Pages: https://davischallenge.org/davis2016/code.html, https://davischallenge.org/davis2017/code.html
 """
 
 from pathlib import Path

@@ -83,6 +83,8 @@ def _seen_by(
     uv, _ = project(rays(color_K, pixel_grid(*size).double()).reshape(-1, 3), depth_K)
     column, row = uv.round().long().unbind(-1)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    nearest = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-    found = torch.where(inside, depth.int().flatten(1)[:, nearest], 0)
-    return (found.float() / DEPTH_STEPS_PER_M).reshape(-1, *size)
+    nearest = row[inside] * width + column[inside]
+    found = torch.zeros(len(depth), len(inside))
+    for seen, stored in zip(found, depth.flatten(1), strict=True):  # one at a time: colour is far larger than depth
+        seen[inside] = stored.float()[nearest] / DEPTH_STEPS_PER_M
+    return found.reshape(-1, *size)

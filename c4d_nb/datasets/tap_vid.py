@@ -8,8 +8,8 @@ from the videos: ``0000_of_0010.pkl`` to ``0009_of_0010.pkl``, a list of videos 
               half a pixel off what was clicked)
     occluded  bool (n, t)
 
-Pickles are read by ``c4d_nb.datasets.pickles``, which runs nothing of them. Annotations: CC BY 4.0; DAVIS' video: CC BY
-4.0; Kinetics' videos are their owners'. Page: https://github.com/google-deepmind/tapnet/tree/main/tapnet/tapvid
+Pickles are read by ``c4d_nb.datasets.pickles``, which runs nothing of them. Annotations: CC BY 4.0; DAVIS' video has
+DAVIS' licence, Kinetics' videos are their owners'. Page: https://github.com/google-deepmind/tapnet/tree/main/tapnet/tapvid
 """
 
 from collections.abc import Iterator

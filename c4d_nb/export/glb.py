@@ -20,6 +20,7 @@ from c4d_nb.export.check import check_reprojection, checked_sample, optional_pac
 from c4d_nb.export.scene import Cameras, Points, frame_points, original_cameras, static_points
 from c4d_nb.reconstruction import Reconstruction
 
+CAMERA_COLOR = np.array([255, 80, 0, 255], dtype=np.uint8)
 FRUSTUM_SHARE = 0.05
 """Depth of the drawn frusta over the median distance of the points."""
 
@@ -43,6 +44,7 @@ def to_glb(
     gltf_from_local = gltf_from_world @ _shift(middle)
     cloud = trimesh.PointCloud((points.xyz_world - middle).numpy(), colors=_linear(points.color))
     lines = trimesh.load_path((_frusta(cameras, points) - middle).numpy())
+    lines.colors = np.tile(CAMERA_COLOR, (len(lines.entities), 1))
     scene = trimesh.Scene()
     scene.add_geometry(cloud, node_name="points", geom_name="points", transform=gltf_from_local)
     scene.add_geometry(lines, node_name="cameras", geom_name="cameras", transform=gltf_from_local)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from c4d_nb.archive import atomic_output, write_archive
+from c4d_nb.errors import InputError
 from c4d_nb.export.check import camera_probes, check_reprojection
 from c4d_nb.export.scene import Cameras, check_maps, original_cameras
 from c4d_nb.reconstruction import Reconstruction
@@ -42,14 +43,19 @@ def to_npz(result: Reconstruction, path: str | Path) -> Path:
     }
     with atomic_output(path) as partial:
         write_archive(partial, "plain arrays of a reconstruction", arrays)
-        _check(cameras, partial, path)
+        _check(arrays, cameras, partial, path)
     return path
 
 
-def _check(cameras: Cameras, written: Path, path: Path) -> None:
+def _check(arrays: dict[str, torch.Tensor | float], cameras: Cameras, written: Path, path: Path) -> None:
     with np.load(written, allow_pickle=False) as file:
-        read = {name: torch.from_numpy(file[name]) for name in ("intrinsics_original", "world_from_cam")}
-        height, width = file["original_size"].tolist()
+        read = {name: torch.from_numpy(file[name]) for name in arrays}
+    for name, array in arrays.items():
+        if not np.array_equal(read[name], torch.as_tensor(array).detach().cpu(), equal_nan=True):
+            raise InputError(
+                f"result: expected its {name} in {path.name}, but read back it is another; nothing was written"
+            )
+    height, width = read["original_size"].tolist()
     again = Cameras(read["intrinsics_original"], read["world_from_cam"], height, width)
     probes = camera_probes(cameras)
     check_reprojection(path, again.project(probes.frame, probes.xyz_world), probes.uv)
