@@ -175,6 +175,10 @@ def test_ply_of_frames_has_what_moves(result, tmp_path):
     for i in range(T):
         wanted = result.motion_mask[i] | (result.confidence[i] > 4)
         assert len(read_ply(tmp_path / "seq" / f"frame_0000{i}.ply")) == wanted.sum()
+    far = result.depth.clone()
+    far[1] = torch.inf
+    to_ply_sequence(replace(result, depth=far), tmp_path / "gap")
+    assert [len(read_ply(tmp_path / "gap" / f"frame_0000{i}.ply")) > 0 for i in range(T)] == [True, False, True]
     one = to_ply(result, tmp_path / "one.ply", frame=1)
     assert one.read_bytes() == (tmp_path / "seq" / "frame_00001.ply").read_bytes()
     strict = read_ply(to_ply(result, tmp_path / "strict.ply", frame=1, min_confidence=6))
@@ -265,7 +269,7 @@ def test_cameras_that_are_none(result, tmp_path, unchecked, name, kind):
 @pytest.mark.parametrize("name", ["colmap", "nerfstudio", "a.ply", "sequence", "a.glb"])
 def test_nothing_to_export(result, tmp_path, name):
     write = WRITERS[name]
-    with pytest.raises(InputError, match=r"confidence.* with finite positive depth, but there are none"):
+    with pytest.raises(InputError, match=r"finite positive depth.*, but there (is|are) none"):
         write(result, tmp_path / name, min_confidence=99)
     with pytest.raises(InputError, match="finite positive depth"):
         write(replace(result, depth=result.depth * torch.nan), tmp_path / name)

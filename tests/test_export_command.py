@@ -105,7 +105,7 @@ def test_failed_export_keeps_the_reconstruction(video, quick, tmp_path, capsys, 
     line = [str(video), "--out", str(tmp_path / "out"), *SELECTION, "--export", "tum,ply"]
     assert main([*line, "--min-confidence", "50"]) == 2
     error = capsys.readouterr().err
-    assert "error: export: result: expected static pixels of a confidence above 50" in error
+    assert "error: export: result: expected static pixels with finite positive depth of a confidence above 50" in error
     assert f"the reconstruction itself is in {tmp_path / 'out'}" in error
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"reconstruction.npz", "trajectory.txt"}
 

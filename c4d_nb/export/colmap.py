@@ -15,7 +15,7 @@ from c4d_nb.archive import atomic_folder
 from c4d_nb.errors import InputError
 from c4d_nb.export.check import camera_probes, check_reprojection, checked_sample, optional_package
 from c4d_nb.export.images import Frames, frame_name, write_frames
-from c4d_nb.export.scene import Cameras, Points, original_cameras, static_points
+from c4d_nb.export.scene import Cameras, Points, original_cameras, scene_points
 from c4d_nb.reconstruction import Reconstruction
 
 PINHOLE = 1
@@ -40,7 +40,7 @@ def to_colmap(
     optional_package("pycolmap", "COLMAP's model")
     refuse_other_model(path)
     cameras = original_cameras(result)
-    points = static_points(result, min_confidence=min_confidence, max_points=max_points)
+    points = scene_points(result, min_confidence=min_confidence, max_points=max_points)
     with atomic_folder(path, argument="path") as folder:
         write_frames(result, folder / "images", originals)
         write_model(cameras, points, folder / MODEL)

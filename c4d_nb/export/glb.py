@@ -17,7 +17,7 @@ from c4d_nb.archive import atomic_output
 from c4d_nb.camera import rays
 from c4d_nb.errors import InputError
 from c4d_nb.export.check import check_reprojection, checked_sample, optional_package
-from c4d_nb.export.scene import Cameras, Points, frame_points, original_cameras, static_points
+from c4d_nb.export.scene import Cameras, Points, original_cameras, scene_points
 from c4d_nb.reconstruction import Reconstruction
 
 CAMERA_COLOR = np.array([255, 80, 0, 255], dtype=np.uint8)
@@ -37,8 +37,7 @@ def to_glb(
     path = Path(path)
     trimesh = optional_package("trimesh", "GLB")
     cameras = original_cameras(result)
-    options = {"min_confidence": min_confidence, "max_points": max_points}
-    points = static_points(result, **options) if frame is None else frame_points(result, frame, **options)
+    points = scene_points(result, frame, min_confidence=min_confidence, max_points=max_points)
     middle = points.xyz_world.median(dim=0).values
     gltf_from_world = _upright(cameras)
     gltf_from_local = gltf_from_world @ _shift(middle)

@@ -17,7 +17,7 @@ from c4d_nb.errors import InputError
 from c4d_nb.export.check import camera_probes, check_reprojection
 from c4d_nb.export.images import Frames, frame_name, write_frames, write_image
 from c4d_nb.export.ply import write_checked_ply
-from c4d_nb.export.scene import Cameras, check_maps, original_cameras, static_points
+from c4d_nb.export.scene import Cameras, check_maps, original_cameras, scene_points
 from c4d_nb.reconstruction import Reconstruction
 
 GL_FROM_CV = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64))
@@ -38,7 +38,7 @@ def to_nerfstudio(
     """
     cameras = original_cameras(result)
     check_maps(result)
-    points = static_points(result, min_confidence=min_confidence, max_points=max_points)
+    points = scene_points(result, min_confidence=min_confidence, max_points=max_points)
     with atomic_folder(path, argument="path") as folder:
         write_frames(result, folder / "images", originals)
         _write_masks(result, folder / "masks")

@@ -9,7 +9,7 @@ from c4d_nb.archive import atomic_folder, atomic_output
 from c4d_nb.errors import InputError
 from c4d_nb.export.check import check_reprojection, checked_sample
 from c4d_nb.export.images import frame_name
-from c4d_nb.export.scene import Cameras, Points, frame_points, original_cameras, static_points
+from c4d_nb.export.scene import Cameras, Points, frame_points, original_cameras, scene_points
 from c4d_nb.reconstruction import Reconstruction
 
 VERTEX = np.dtype([("xyz", "<f8", 3), ("rgb", "u1", 3)])
@@ -25,8 +25,7 @@ def to_ply(
 ) -> Path:
     """The static scene, from all frames; or, of one ``frame``, all that it shows. In world coordinates."""
     path = Path(path)
-    options = {"min_confidence": min_confidence, "max_points": max_points}
-    points = static_points(result, **options) if frame is None else frame_points(result, frame, **options)
+    points = scene_points(result, frame, min_confidence=min_confidence, max_points=max_points)
     with atomic_output(path) as partial:
         write_checked_ply(points, original_cameras(result), partial)
     return path
@@ -39,12 +38,15 @@ def to_ply_sequence(
     min_confidence: float | None = None,
     max_points: int = 200_000,
 ) -> Path:
-    """``path/frame_00000.ply`` and so on: what each frame shows, ``max_points`` a frame at most."""
-    cameras = original_cameras(result)
+    """``path/frame_00000.ply`` and so on: what each frame shows, ``max_points`` a frame at most, perhaps nothing."""
+    cameras, total = original_cameras(result), 0
     with atomic_folder(path, argument="path") as folder:
         for i in range(len(result.clip)):
             points = frame_points(result, i, min_confidence=min_confidence, max_points=max_points)
             write_checked_ply(points, cameras, folder / frame_name(i, ".ply"))
+            total += len(points)
+        if not total:
+            raise InputError("result: expected finite positive depth of the wanted confidence, but there is none")
     return Path(path)
 
 
@@ -57,11 +59,11 @@ def write_checked_ply(points: Points, cameras: Cameras, path: Path) -> None:
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header"]
     path.write_bytes("\n".join([*header, ""]).encode("ascii") + vertices.tobytes())
     read = torch.from_numpy(read_ply(path)["xyz"].copy())
-    sample = checked_sample(points)
     if len(read) != len(points):
         raise InputError(f"result: expected {len(points)} points in {path.name}, but read back it has {len(read)}")
-    again = checked_sample(Points(points.frame, points.uv, read, points.color))
-    check_reprojection(path, cameras.project(again.frame, again.xyz_world), sample.uv)
+    if len(points):
+        again = checked_sample(Points(points.frame, points.uv, read, points.color))
+        check_reprojection(path, cameras.project(again.frame, again.xyz_world), again.uv)
 
 
 def read_ply(path: Path) -> np.ndarray:

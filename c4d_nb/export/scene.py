@@ -73,23 +73,35 @@ def original_cameras(result: Reconstruction) -> Cameras:
     )
 
 
-def static_points(result: Reconstruction, *, min_confidence: float | None, max_points: int) -> Points:
-    """Those of all frames that do not move."""
-    threshold = shown_confidence(result) if min_confidence is None else min_confidence
-    static = ~result.motion_mask & (result.confidence > threshold)
-    return _points(result, static, max_points, f"static pixels of a confidence above {threshold:g}")
+def scene_points(
+    result: Reconstruction, frame: int | None = None, *, min_confidence: float | None, max_points: int
+) -> Points:
+    """Those of all frames that do not move; of one ``frame``, ``frame_points``. Raises ``InputError`` for none."""
+    check_maps(result)
+    if frame is None:
+        threshold = shown_confidence(result) if min_confidence is None else min_confidence
+        points = _points(result, ~result.motion_mask & (result.confidence > threshold), max_points)
+    else:
+        points = frame_points(result, frame, min_confidence=min_confidence, max_points=max_points)
+    if not len(points):
+        which, least = "static pixels" if frame is None else f"pixels of frame {frame}", min_confidence or 0
+        raise InputError(
+            f"result: expected {which} with finite positive depth of a confidence above {least:g}, but there are none"
+        )
+    return points
 
 
 def frame_points(result: Reconstruction, frame: int, *, min_confidence: float | None, max_points: int) -> Points:
     """Those of one frame, whether they move or not; without a threshold its dynamic ones are never left out."""
     if not 0 <= frame < len(result.clip):
         raise InputError(f"frame: expected 0 to {len(result.clip) - 1}, but it is {frame}")
+    check_maps(result)
+    one = slice(frame, frame + 1)
+    threshold = shown_confidence(result) if min_confidence is None else min_confidence
+    wanted = result.confidence[one] > threshold
     if min_confidence is None:
-        wanted = result.motion_mask | (result.confidence > shown_confidence(result))
-    else:
-        wanted = result.confidence > min_confidence
-    wanted = wanted & (torch.arange(len(result.clip), device=wanted.device) == frame)[:, None, None]
-    return _points(result, wanted, max_points, f"pixels of frame {frame} of the wanted confidence")
+        wanted = wanted | result.motion_mask[one]
+    return _points(result, wanted, max_points, frame)
 
 
 def check_maps(result: Reconstruction) -> None:
@@ -102,24 +114,21 @@ def check_maps(result: Reconstruction) -> None:
             )
 
 
-def _points(result: Reconstruction, wanted: Bool[Tensor, "t h w"], max_points: int, what: str) -> Points:
+def _points(result: Reconstruction, wanted: Bool[Tensor, "k h w"], max_points: int, first: int = 0) -> Points:
+    """``wanted`` are pixels of the frames from ``first`` on."""
     if max_points < 1:
         raise InputError(f"max_points: expected 1 or more, but it is {max_points}")
-    check_maps(result)
-    depth = result.depth.detach()
+    depth = result.depth.detach()[first : first + len(wanted)]
     solid = wanted & torch.isfinite(depth) & (depth > 0) & ~flying_pixels(depth)
     index = solid.flatten().nonzero()[:, 0].cpu()
-    if not len(index):
-        raise InputError(f"result: expected {what} with finite positive depth, but there are none")
     if len(index) > max_points:
         index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:max_points].sort().values]
     height, width = depth.shape[1:]
-    frame = index // (height * width)
+    frame = first + index // (height * width)
     uv = torch.stack([index % width, index // width % height], dim=-1).double()
     world_from_cam = original_cameras(result).world_from_cam[frame]
-    xyz_cam = (
-        rays(result.intrinsics.detach().double().cpu()[frame], uv) * depth.flatten().cpu()[index].double()[:, None]
-    )
+    ray = rays(result.intrinsics.detach().double().cpu()[frame], uv)
+    xyz_cam = depth.flatten().cpu()[index].double()[:, None] * ray
     xyz_world = (world_from_cam[:, :3, :3] @ xyz_cam[..., None])[..., 0] + world_from_cam[:, :3, 3]
-    color = result.clip.frames.reshape(-1, 3).cpu()[index]
+    color = result.clip.frames[first : first + len(wanted)].reshape(-1, 3).cpu()[index]
     return Points(frame, result.clip.original.uv_to_original(uv), xyz_world, color)
