@@ -99,7 +99,8 @@ def _blend(
     weight = (weight / weight.sum(1, keepdim=True).clamp(min=1)).to(points)
     shift = torch.einsum("pk,pkc->pc", weight, displacements[index])
     hit = distance[:, 0] == 0
-    shift[hit] = _mean_of_equal(controls, displacements)[index[hit, 0]]
+    if hit.any():
+        shift[hit] = _mean_of_equal(controls, displacements)[index[hit, 0]]
     return shift
 
 

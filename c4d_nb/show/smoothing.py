@@ -116,7 +116,8 @@ def blend_figure(
     ``mask`` has an outline; ``label`` is the colours' meaning and unit."""
     figure = Figure(figsize=(2.9 * (len(dense) + 1), 3.1), layout="constrained")
     axes = figure.subplots(1, len(dense) + 1)
-    limit = float(at_controls.abs().quantile(0.95))
+    moved = at_controls[at_controls != 0].abs()
+    limit = float(moved.quantile(0.95)) if len(moved) else 1.0
     scale = {"cmap": "RdBu", "vmin": -limit, "vmax": limit}
     axes[0].imshow(frame.float().mean(-1).numpy(), cmap="gray", alpha=0.5)
     image = axes[0].scatter(*uv.T.numpy(), c=at_controls.numpy(), s=14, edgecolors="black", linewidths=0.3, **scale)
