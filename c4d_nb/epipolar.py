@@ -105,11 +105,11 @@ def least_median(
     median error; then one least-squares fit to its own inliers, those within 2.5 robust standard deviations.
 
     The first ``count`` matches of each pair are its own, at least ``model.matches``; the others are not looked at.
-    Subsets come from a generator of their own: the same matches give the same matrix.
+    Subsets come from a generator of their own: the same matches give the same matrix, whatever else is in the batch.
     """
     n, device = uv_1.shape[1], uv_1.device
     own = torch.arange(n, device=device) < count[:, None]
-    drawn = torch.rand(len(uv_1), subsets, model.matches, generator=torch.Generator().manual_seed(0)).to(device)
+    drawn = torch.rand(subsets, model.matches, generator=torch.Generator().manual_seed(0)).to(device)
     subset = (drawn * count[:, None, None]).long()
     (x_1, T_1), (x_2, T_2) = (_normalised(uv.double(), own.double()) for uv in (uv_1, uv_2))
     rows = model.rows(*(_at(x, subset) for x in (x_1, x_2))).flatten(-3, -2)

@@ -9,7 +9,7 @@ archives, with the mean of each folder.
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from c4d_nb.correspondence.dynpt import DynPT
 from c4d_nb.correspondence.flow import estimate_flows
 from c4d_nb.correspondence.queries import clip_queries
 from c4d_nb.correspondence.tracking import track, track_by_flow
+from c4d_nb.datasets import read_davis
 from c4d_nb.ego_flow import ego_flow_masks, pair_ego_flows
 from c4d_nb.errors import InputError
 from c4d_nb.metrics import motion_iou
@@ -34,7 +35,6 @@ from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.pointmaps.grid import PixelGrid
 from c4d_nb.pointmaps.inference import pointmaps_on_grid
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
-from c4d_nb.resize import resize_nearest
 
 QUERY_EVERY = 4
 GRID_PX = 8
@@ -66,11 +66,14 @@ class Correspondences:
 Method = Callable[[Correspondences], Bool[Tensor, "t h w"]]
 
 
-def correspondences(clip: Clip, *, tracker: DynPT | None = None) -> Correspondences:
-    """Flow over the scene graph and tracks of grid queries, by chained flow where there is no ``tracker``."""
+def correspondences(clip: Clip, *, tracker: DynPT | None = None, seed: int = 0) -> Correspondences:
+    """Flow over the scene graph and tracks of grid queries, by chained flow where there is no ``tracker``.
+
+    ``seed`` is of the random half of the queries.
+    """
     edges = sliding_window_graph(len(clip))
     flows, valid = estimate_flows(clip.frames, edges)
-    queries = clip_queries(clip.frames, every=QUERY_EVERY, generator=torch.Generator().manual_seed(0))
+    queries = clip_queries(clip.frames, every=QUERY_EVERY, generator=torch.Generator().manual_seed(seed))
     tracks = track_by_flow(clip.frames, queries) if tracker is None else track(clip, queries, model=tracker)
     return Correspondences(clip, flows, valid, edges, tracks)
 
@@ -134,6 +137,14 @@ def all_static(t: int, height: int, width: int) -> Tracks:
     return Tracks(still, torch.ones(shape, dtype=torch.bool), torch.ones(shape), torch.zeros(shape), query_frame)
 
 
+def with_true_mobility(tracks: Tracks, motion_mask: Bool[Tensor, "t h w"]) -> Tracks:
+    """The same tracks, each dynamic in the frames in which it lies on what truly is."""
+    height, width = motion_mask.shape[1:]
+    column, row = tracks.uv.round().long().unbind(-1)
+    frame = torch.arange(len(motion_mask))[:, None]
+    return replace(tracks, mobility=motion_mask[frame, row.clamp(0, height - 1), column.clamp(0, width - 1)].float())
+
+
 METHODS: dict[str, Method] = {
     "robust": robust,
     "paper": paper,
@@ -167,18 +178,15 @@ def sequences(
 ) -> Iterator[tuple[str, Clip, Bool[Tensor, "t h w"]]]:
     """(name, clip, true masks) of every sequence. Raises ``InputError`` for a folder without any."""
     folder = Path(folder)
-    images, annotations = (folder / name for name in ("JPEGImages", "Annotations"))
-    images, annotations = (path / "480p" if (path / "480p").is_dir() else path for path in (images, annotations))
-    named = sorted(path for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
+    resolution = "480p" if (folder / "JPEGImages" / "480p").is_dir() else ""
+    images = folder / "JPEGImages" / resolution
+    named = sorted(path.name for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
     archives = sorted(folder.glob("*.npz"))
     if not named and not archives:
         raise InputError(f"folder: expected JPEGImages and Annotations, or clip archives (.npz), but {folder} has none")
-    for path in named:
-        clip = load_clip(path, max_frames=max_frames, long_side=long_side)
-        true = load_clip(annotations / path.name, max_frames=max_frames).frames.amax(dim=-1) > 0
-        if len(true) != len(clip):
-            raise InputError(f"folder: expected a mask a frame, but {path.name} has {len(true)} for {len(clip)}")
-        yield path.name, clip, resize_nearest(true, *clip.size)
+    for name in named:
+        clip = read_davis(folder, name, resolution=resolution, max_frames=max_frames, long_side=long_side)
+        yield name, clip, clip.truth.motion_mask
     for path in archives:
         clip = resize_clip(select_frames(load_clip(path), max_frames=max_frames), long_side)
         if clip.truth is None or clip.truth.motion_mask is None:

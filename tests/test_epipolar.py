@@ -120,3 +120,11 @@ def test_true_matrices_have_no_error(generator):
     uv_1, uv_2 = matches(generator, 50)
     assert sampson_error(true_F(), uv_1, uv_2).max() < 1e-18
     assert homography_error(H, uv_1, mapped(uv_1)).max() < 1e-18
+
+
+def test_a_pair_is_the_same_alone_and_in_a_batch(generator):
+    uv_1, uv_2 = 200 * torch.rand(2, 3, 100, 2, generator=generator, dtype=torch.float64)
+    count = torch.tensor([100, 80, 90])
+    batch = least_median(FUNDAMENTAL, uv_1, uv_2, count)
+    alone = least_median(FUNDAMENTAL, uv_1[1:2], uv_2[1:2], count[1:2])
+    torch.testing.assert_close(batch[1:2], alone)

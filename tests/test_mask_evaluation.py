@@ -98,5 +98,5 @@ def test_folder_without_sequences(tmp_path):
 def test_missing_masks(davis, tmp_path):
     shutil.copytree(davis, tmp_path / "d")
     (tmp_path / "d" / "Annotations" / "480p" / "yard" / "00005.png").unlink()
-    with pytest.raises(InputError, match=r"^folder: expected a mask a frame, but yard has 5 for 6"):
+    with pytest.raises(InputError, match=r"^path: expected a mask of every frame, but .*yard has none of 00005"):
         list(sequences(tmp_path / "d", long_side=None, max_frames=None))

@@ -25,6 +25,7 @@ HIT, FALSE_ALARM, MISSED = DYNAMIC_COLOR, "#2563eb", "#facc15"
 """Dynamic in truth and in the mask, in the mask only, in truth only."""
 VOTER_SIGMAS = 2.5
 ERROR_RANGE_PX = 0.05, 50.0
+OUTVOTED_COLOR = "#d946ef"
 SCORE_COLORS = {"IoU": "black", "precision": FALSE_ALARM, "recall": DYNAMIC_COLOR}
 
 
@@ -68,30 +69,30 @@ def frame_errors(
 
 def epipolar_figure(clip: Clip, pair: PairGeometry, uv: tuple[int, int], threshold_px: float) -> Figure:
     """Who voted, a pixel in n; its epipolar line and its flow match in m; every pixel's error."""
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    first, second, errors = figure.subplots(1, 3, width_ratios=(1, 1, 1.12))
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    axes = first, second, errors = figure.subplots(1, 3)
     first.imshow(clip.frames[pair.n].numpy())
     for chosen, color, marker, name in (
         (pair.voted, STATIC_COLOR, "o", "voted for F"),
-        (~pair.voted, "white", "x", "outvoted"),
+        (~pair.voted, OUTVOTED_COLOR, "x", "outvoted"),
     ):
         first.scatter(*pair.static_uv[chosen].T.numpy(), s=9, color=color, marker=marker, linewidths=0.8, label=name)
     _mark(first, uv)
     first.legend(loc="lower right", fontsize=8)
-    first.set_title(f"frame {pair.n}: {len(pair.voted)} static points, pixel ({uv[0]}, {uv[1]})", fontsize=10)
+    first.set_title(f"frame {pair.n}: {len(pair.voted)} static points\nthe star: pixel ({uv[0]}, {uv[1]})", fontsize=10)
     second.imshow(clip.frames[pair.m].numpy())
     _draw_line(second, pair.F @ torch.tensor([*uv, 1.0], dtype=pair.F.dtype), clip.size)
     match = torch.tensor(uv) + pair.flow[uv[1], uv[0]]
     _mark(second, match.tolist())
     error = float(pair.error_px[uv[1], uv[0]])
     side = "moves by itself" if error > threshold_px else "as the camera moves"
-    second.set_title(f"frame {pair.m}: its epipolar line, its match: {error:.2f} px, {side}", fontsize=10)
+    second.set_title(f"frame {pair.m}: its epipolar line, its match\n{error:.2f} px: {side}", fontsize=10)
     image = errors.imshow(pair.error_px.numpy(), norm=LogNorm(*ERROR_RANGE_PX), cmap="magma")
     errors.contour(pair.error_px.numpy(), levels=[threshold_px], colors="white", linewidths=0.7)
     _mark(errors, uv)
-    figure.colorbar(image, ax=errors, shrink=0.85, label="root Sampson error (px)")
-    errors.set_title(f"every pixel; the line is {threshold_px:.2g} px", fontsize=10)
-    for ax in (first, second, errors):
+    figure.colorbar(image, ax=axes, shrink=0.8, label="root Sampson error (px)")
+    errors.set_title(f"error of every pixel\nthe line is {threshold_px:.2g} px", fontsize=10)
+    for ax in axes:
         ax.set(xticks=[], yticks=[], xlim=(-0.5, clip.size[1] - 0.5), ylim=(clip.size[0] - 0.5, -0.5))
     return figure
 
