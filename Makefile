@@ -1,5 +1,6 @@
 # make demo: a shipped clip, reconstructed and scored, with its notebook and viewer, on a CPU.
 # make test: everything that is tested, notebooks included; CI runs exactly this.
+# make test-browser: JupyterLab, its widgets and the viewer in a real Chromium (Debian: apt-get install chromium).
 # make lab:  JupyterLab on the notebooks.
 # make clips: the shipped clips anew, from their seeds (data/README.md); make sheet: 24 others, in one picture.
 # make weights, make tracker-weights: the shipped weights anew; make pointmap-scores, tracker-scores, mask-scores: how right.
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CLIP := data/movi_e.npz
 
-.PHONY: demo test lab scores clips sheet weights pointmap-scores tracker-weights tracker-scores mask-scores lint notebooks clean
+.PHONY: demo test test-browser lab scores clips sheet weights pointmap-scores tracker-weights tracker-scores mask-scores lint notebooks clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m c4d_nb $(CLIP) --out out/demo
@@ -21,6 +22,11 @@ demo: $(INSTALLED)
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest tests
 	TQDM_DISABLE=1 $(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+
+# Skipped where there is no Chromium. Screenshots are left in out/browser.
+test-browser: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[browser]"
+	C4D_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
 lab: $(INSTALLED)
 	$(BIN)/python -m jupyter lab notebooks

@@ -107,7 +107,7 @@ def path_figure(result: Reconstruction, *, frusta: int = 6) -> go.Figure:
     figure = go.Figure(traces)
     margin = 0.15 * reach
     framed = _framed(placed, centre.amin(0) - margin, centre.amax(0) + margin, visible=True, distance=1.05)
-    figure.update_layout(scene=framed, margin={"l": 0, "r": 0, "t": 0, "b": 0}, height=460)
+    figure.update_layout(scene=framed, margin={"l": 0, "r": 0, "t": 0, "b": 0}, height=460, legend={"x": 0})
     return figure
 
 
