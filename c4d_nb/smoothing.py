@@ -113,6 +113,7 @@ def smooth_pointmaps(
     _check_windows(xyz_world, tracks, motion_masks, window, overlap)
     _check_smoothing(kernel_size, decay)
     lifted = lift_tracks(xyz_world, tracks)
+    dynamic = tracks.mobility.to(lifted) >= 0.5
     if per_median_step:
         decay = decay / median_step(lifted)
     smoothed = torch.empty_like(xyz_world)
@@ -133,7 +134,7 @@ def smooth_pointmaps(
                 power=power,
                 radius=radius,
                 point_class=None if motion_masks is None else motion_masks[frame].flatten(),
-                control_class=None if motion_masks is None else tracks.mobility[frame] >= 0.5,
+                control_class=None if motion_masks is None else dynamic[frame],
             ).reshape(xyz_world.shape[1:])
     return smoothed
 
@@ -141,7 +142,7 @@ def smooth_pointmaps(
 def lift_tracks(xyz_world: Float[Tensor, "t h w 3"], tracks: Tracks) -> Float[Tensor, "t n 3"]:
     """World positions of 2D tracks, read from the pointmaps (bilinear); NaN where a track is not visible."""
     lifted = torch.stack([sample_map(frame, uv) for frame, uv in zip(xyz_world, tracks.uv.to(xyz_world), strict=True)])
-    return torch.where(tracks.visible[..., None], lifted, torch.nan)
+    return torch.where(tracks.visible.to(lifted.device)[..., None], lifted, torch.nan)
 
 
 def _smooth(

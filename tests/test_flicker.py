@@ -124,6 +124,11 @@ def test_noise_shows_in_both_numbers(truth, generator):
     assert much["trajectory"] == pytest.approx(2 * little["trajectory"], rel=0.1)
 
 
+def test_tracks_of_movers_do_not_count(truth):
+    moving = replace(truth.tracks, mobility=torch.ones_like(truth.tracks.mobility))
+    assert math.isnan(scores(truth.depth, replace(truth, tracks=moving))["trajectory"])
+
+
 def test_smoothness_is_blind_to_the_scale_of_the_scene(truth, generator):
     depth = truth.depth * (0.02 * torch.randn(len(truth.depth), 1, 1, generator=generator)).exp()
     cameras = truth.world_from_cam.clone()

@@ -250,6 +250,15 @@ def test_everything_underflows(options):
     assert torch.equal(found, jumps) == (not relative)
 
 
+@pytest.mark.parametrize(("step", "stays"), [(27.0, False), (27.8, True)])
+def test_a_window_needs_a_mean_weight_of_1e_12(step, stays):
+    """e^-27 = 1.9e-12 and e^-27.8 = 0.8e-12."""
+    jumps = step * (torch.arange(9) % 2).double()[:, None, None] * torch.tensor([1.0, 0, 0]).double()
+    found = smooth_trajectories(jumps)
+    assert torch.equal(found[2:-2], jumps[2:-2]) == stays
+    torch.testing.assert_close(found, loop(jumps))
+
+
 def test_both_steps_spare_the_good_sample_after_a_spike():
     """A spike of 3 at frame 2: the sample after it has the spike's own weight e^-3 by the arriving step alone; by both,
     the spike has e^-3, its neighbours e^-1.5."""
