@@ -16,15 +16,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from driving import PICTURES, ROOT
+from driving import CHROMIUM, PICTURES, ROOT, SWITCHES, chromium_path
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 SETTINGS = {
     "notebook-extension/tracker.jupyterlab-settings": '{"windowingMode": "none"}',  # every cell is drawn, seen or not
     "apputils-extension/notification.jupyterlab-settings": '{"fetchNews": "false", "checkForUpdates": false}',
 }
-# Software WebGL, so that it works without a screen and a GPU.
-SWITCHES = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 
 
 def pytest_collection_modifyitems(items):
@@ -38,9 +35,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[browser]'")
-    binary = next((found for found in map(shutil.which, NAMES) if found), None)
-    if binary is None:
-        pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH (Debian: apt-get install chromium)")
+    if (binary := chromium_path()) is None:
+        pytest.skip(f"no browser: none of {', '.join(CHROMIUM)} is on PATH (Debian: apt-get install chromium)")
     PICTURES.mkdir(parents=True, exist_ok=True)
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=binary, args=list(SWITCHES))

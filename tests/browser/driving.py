@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -9,7 +10,14 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "out" / "browser"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+# Software WebGL, so that it works without a screen and a GPU.
+SWITCHES = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 WIDGET, PLOTLY = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"
+
+
+def chromium_path() -> str | None:
+    return next((found for found in map(shutil.which, CHROMIUM) if found), None)
 
 
 def cells_with(path: Path, mime: str) -> list[nbformat.NotebookNode]:

@@ -48,6 +48,7 @@ def test_a_million_points_obey(million, page):
     page.mouse.move(520, 360, steps=3)
     page.mouse.up()
     changed(page, seen)
+    page.wait_for_function("() => document.body.dataset.every === '1'")  # all points, once it rests
     picture(page, "viewer turned")
 
     before = page.locator("body").get_attribute("data-frame")
