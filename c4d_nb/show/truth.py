@@ -74,8 +74,9 @@ def tracks_in_space(result: Reconstruction, *, max_points: int = 2_500, max_trac
     figure.add_scatter3d(x=x, y=y, z=z, name="dynamic tracks", hoverinfo="name", **lines)
     figure.layout.sliders = ()
     figure.update_layout(showlegend=True, legend={"x": 0, "y": 1}, template="none")
-    eye = dict(zip("xyz", (-1.3 * _camera_aside(result)[:3, 2]).tolist(), strict=True))
-    return figure.update_layout(scene_camera={"eye": eye, "up": {"x": 0, "y": 0, "z": 1}})
+    eye = dict(zip("xyz", (-0.8 * _camera_aside(result)[:3, 2]).tolist(), strict=True))
+    view = {"eye": eye, "up": {"x": 0, "y": 0, "z": 1}, "center": {"x": 0, "y": 0, "z": 0}}
+    return figure.update_layout(scene_camera=view)
 
 
 def tracks_still(result: Reconstruction) -> Figure:
