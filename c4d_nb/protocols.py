@@ -4,12 +4,17 @@ Published figures differ by method **and** by protocol: how depth is aligned and
 relative pose is taken, whether masks are averaged by frame or pooled, in which pixels tracks are measured. Here nothing
 changes but the protocol, so the whole spread is the protocol's. ``OURS`` is what ``c4d_nb.metrics`` does by default
 (METHOD: metrics).
+
+``python -m c4d_nb.protocols RESULT`` prints the spread of a saved reconstruction whose clip has truth.
 """
 
+import argparse
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import get_args
 
 import torch
@@ -18,7 +23,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from c4d_nb.clip import Tracks, Truth
+from c4d_nb.commands import run_command
+from c4d_nb.correspondence.queries import Queries
 from c4d_nb.depth_alignment import DEPTH_ALIGNMENTS
+from c4d_nb.errors import InputError
+from c4d_nb.kubric.tracks import point_tracks
 from c4d_nb.metrics import PathAlignment, tap_vid, trajectory_errors, video_depth
 from c4d_nb.reconstruction import Reconstruction
 
@@ -59,7 +68,7 @@ def score_protocols(
     result: Reconstruction, truth: Truth, *, tracks: Tracks | None = None, metric: bool = False
 ) -> list[ProtocolScore]:
     """Everything that the truth allows, under every protocol. ``tracks`` are the true ones of the result's queries
-    (``c4d_nb.kubric.tracks.point_tracks``). ``metric``: the result claims the truth's unit, and is scored without any
+    (``exact_tracks``). ``metric``: the result claims the truth's unit, and is scored without any
     scale as well."""
     scores: list[ProtocolScore] = []
     if truth.depth is not None:
@@ -74,6 +83,13 @@ def score_protocols(
     if tracks is not None:
         scores += track_protocols(result.tracks, tracks, size=result.clip.size)
     return scores
+
+
+def exact_tracks(result: Reconstruction) -> Tracks:
+    """Where the result's queries truly go: needs a clip whose truth has rigid objects, as Kubric's."""
+    tracks = result.tracks
+    uv = tracks.uv[tracks.query_frame, torch.arange(len(tracks.query_frame))]
+    return point_tracks(result.clip.truth, Queries(uv, tracks.query_frame))
 
 
 def depth_protocols(
@@ -191,6 +207,15 @@ def spread_rows(scores: Sequence[ProtocolScore], *, digits: int = 3) -> list[lis
     return rows
 
 
+def spread_text(scores: Sequence[ProtocolScore]) -> str:
+    """``spread_rows`` to print: a measure with its range, and the protocols at both ends of it below."""
+    lines = [f"{'':26}{'ours':>9}{'lowest':>9}{'highest':>9}  protocols  moved most by"]
+    for measure, count, ours, low, high, low_by, high_by, most in spread_rows(scores):
+        lines.append(f"{measure:26}{ours:9.3g}{low:9.3g}{high:9.3g}{count:11d}  {most}")
+        lines += [f"    lowest:  {low_by}", f"    highest: {high_by}"]
+    return "\n".join(lines)
+
+
 def influence(scores: Sequence[ProtocolScore]) -> dict[str, float]:
     """Of one measure: the most that changing each choice alone changes the score."""
     effect: dict[str, float] = {}
@@ -227,3 +252,28 @@ def _is_inside_out(predicted: Bool[Tensor, "h w"], target: Bool[Tensor, "h w"]) 
     union = own.sum(1)[:, None] + true.sum(1) - intersection
     _, label = linear_sum_assignment((intersection / union.clamp(min=1)).numpy(), maximize=True)
     return torch.tensor(bool(label[0] == 1))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m c4d_nb.protocols",
+        description="One reconstruction under every common protocol: how far the protocol alone moves each score.",
+    )
+    parser.add_argument("result", type=Path, help="reconstruction.npz of a clip with truth")
+    parser.add_argument(
+        "--metric", action="store_true", help="it claims the truth's unit: score it without a scale, too"
+    )
+    return run_command(_run, parser.parse_args(arguments))
+
+
+def _run(options: argparse.Namespace) -> None:
+    result = Reconstruction.load(options.result)
+    if (truth := result.clip.truth) is None:
+        raise InputError(f"result: expected the reconstruction of a clip with truth, but {options.result} has none")
+    tracks = None if truth.positions is None else exact_tracks(result)
+    sys.stdout.write(spread_text(score_protocols(result, truth, tracks=tracks, metric=options.metric)) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

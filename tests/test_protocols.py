@@ -15,7 +15,9 @@ from c4d_nb.protocols import (
     ProtocolScore,
     by_measure,
     depth_protocols,
+    exact_tracks,
     influence,
+    main,
     mask_protocols,
     pose_protocols,
     score_protocols,
@@ -24,6 +26,7 @@ from c4d_nb.protocols import (
 )
 from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.show.protocols import protocol_figure
+from c4d_nb.show.truth import truth_as_result
 
 T, HEIGHT, WIDTH, N = 12, 20, 32, 9
 
@@ -203,6 +206,34 @@ def test_spread_rows(result, truth):
         assert lowest <= ours <= highest
     nothing = ProtocolScore("tracks AJ", (("frames", "first"),), math.nan)
     assert spread_rows([nothing, *scores]) == rows
+
+
+def test_command_prints_the_spread(result, truth, tmp_path, capsys):
+    saved = replace(result, clip=replace(result.clip, truth=truth)).save(tmp_path / "result.npz")
+    assert main([str(saved)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = spread_rows(score_protocols(result, truth))
+    assert len(lines) == 1 + 3 * len(rows)
+    for line, row in zip(lines[1::3], rows, strict=True):
+        assert line.startswith(row[0])
+        assert [float(value) for value in line[26:].split()[:3]] == row[2:5]
+    assert lines[2] == f"    lowest:  {rows[0][5]}"
+
+
+def test_exact_tracks_are_those_of_the_clip(shipped):
+    """Queries on the clip's own true tracks have these for truth, and are scored as perfect."""
+    result = truth_as_result(shipped, shipped.truth.tracks)
+    exact = exact_tracks(result)
+    # The clip's are by rays, these by maps, which err at outlines.
+    assert (exact.visible == shipped.truth.tracks.visible).float().mean() > 0.97
+    scores = track_protocols(result.tracks, exact, size=shipped.size)
+    assert value(scores, "tracks delta_avg", frames="first", pixel_unit="of 256x256") > 0.99
+
+
+def test_command_needs_truth(result, tmp_path, caplog):
+    saved = result.save(tmp_path / "result.npz")
+    assert main([str(saved)]) == 2
+    assert "result: expected the reconstruction of a clip with truth" in caplog.text
 
 
 def test_figure_has_a_strip_for_each_measure(result, truth):
