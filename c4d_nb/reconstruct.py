@@ -13,7 +13,7 @@ from c4d_nb.camera import pinhole, transform, unproject
 from c4d_nb.clip import Clip, check_intrinsics
 from c4d_nb.correspondence.flow import estimate_flows
 from c4d_nb.correspondence.queries import clip_queries
-from c4d_nb.correspondence.tracking import track_by_flow
+from c4d_nb.correspondence.tracking import Tracker, track_by_flow
 from c4d_nb.errors import InputError
 from c4d_nb.motion_mask import epipolar_motion_masks
 from c4d_nb.pointmaps.densify import densify_depth
@@ -71,12 +71,14 @@ def reconstruct(
     *,
     network: DUSt3R | None = None,
     masks: Bool[Tensor, "t h w"] | None = None,
+    tracker: Tracker = track_by_flow,
 ) -> Reconstruction:
     """Camera, depth, motion masks and tracks of a clip. Every step shows its progress.
 
     Without a ``network`` nothing is learned: depth comes from triangulation alone. A pointmap network tells the depth
     of what is not triangulated in a clip with parallax. Movers are set on the ground below them. ``masks`` of what
-    moves, of any source, replace those that are made here, or are joined with them (``own_masks``).
+    moves, of any source, replace those that are made here, or are joined with them (``own_masks``). ``tracker`` follows
+    the queries: here a chain of flow; any function from frames and queries to tracks will do.
 
     Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that
     moves. A camera that only turns, or stands still before a moving object, gives poses and masks, but its depth is a
@@ -94,7 +96,10 @@ def reconstruct(
     _check_motion(flows)
     generator = torch.Generator().manual_seed(config.seed)
     queries = clip_queries(clip.frames, every=config.query_every, cell=config.cell, generator=generator)
-    tracks = track_by_flow(clip.frames, queries)
+    tracks = tracker(clip.frames, queries)
+    if tracks.visible.shape != (len(clip), len(queries.frame)):
+        expected = f"{len(clip)} frames and {len(queries.frame)} points"
+        raise InputError(f"tracker: expected tracks of {expected}, but they are {tuple(tracks.visible.shape)}")
 
     motion_mask = torch.zeros(clip.frames.shape[:3], dtype=torch.bool) if masks is None else masks
     if masks is None or config.own_masks == "combine":

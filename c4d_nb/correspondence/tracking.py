@@ -4,7 +4,7 @@
 to frame, in both directions of time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from c4d_nb.motion_mask import StaticMatches, camera_residuals
 from c4d_nb.pointmaps.inference import network_images
 from c4d_nb.resize import Resize, shrink, target_size
 
+Tracker = Callable[[UInt8[Tensor, "t h w 3"], Queries], Tracks]
+"""What ``reconstruct`` asks of any tracker: the queries, in their order, followed through the frames."""
 SURE = 0.8
 """The confidence that makes a point visible which flow has lost."""
 PAIRS_AT_ONCE = 32
