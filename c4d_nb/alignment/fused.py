@@ -72,7 +72,7 @@ def pack_flows(
     flows: Float[Tensor, "e h w 2"], static: Bool[Tensor, "e h w"], edges: Int[Tensor, "e 2"], t: int
 ) -> PackedFlows:
     """Ready for ``fused_camera_motion``. Flow that is not finite counts as not static."""
-    finite = flows.isfinite().all(-1)
+    finite = torch.ones_like(static) if flows.sum().isfinite() else flows.isfinite().all(-1)
     h, w = static.shape[1:]
     order, first = _group(edges[:, 0], t)
     return PackedFlows(
@@ -161,7 +161,7 @@ def _align_compiled(pairs, depth, world_from_image, world_from_pair, _):
     grad_pair = np.zeros((len(edge), 3, 4))
     kernels.over_frames(
         kernels.global_alignment_pass, len(depth), first, edge, second,
-        *(_bits(xyz.flatten(1)) for xyz in pairs.xyz), *(_bits(weight) for weight in pairs.weight),
+        *(stored_bits(xyz.flatten(1)) for xyz in pairs.xyz), *(stored_bits(weight) for weight in pairs.weight),
         pairs.unit.numpy(), world_from_pair[:, :3].contiguous().numpy(), pairs.pixels.numpy(),
         depth.contiguous().numpy(), world_from_image.contiguous().numpy(), value, grad_depth.numpy(),
         grad_image.numpy(), grad_pair,
@@ -271,6 +271,7 @@ def _in_half(xyz: Float[Tensor, "e h w 3"], unit: Float[Tensor, "e"]) -> Float[T
     return half
 
 
-def _bits(values: Tensor) -> np.ndarray:
+def stored_bits(values: Tensor) -> np.ndarray:
+    """As an array for the compiled passes, which know half precision by its bits."""
     array = values.numpy()
     return array.view(np.uint16) if array.dtype == np.float16 else array

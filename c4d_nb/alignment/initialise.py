@@ -139,7 +139,7 @@ def _chain_pointmaps(pairs: PairPointmaps, t: int) -> Float[Tensor, "t h w 3"]:
 
 def _fit_pairs(pairs: PairPointmaps, xyz_world: Tensor) -> Float[Tensor, "e 4 4"]:
     """One similarity an edge from both members' points to the world's."""
-    chosen = thin(xyz_world[0, ..., 0].numel())
+    chosen = thin(xyz_world[0, ..., 0].numel(), limit=256)
 
     def at(values: Tensor, edges: Tensor) -> Tensor:
         return values[edges].flatten(1, 2)[:, chosen].to(xyz_world.dtype)
@@ -154,7 +154,7 @@ def _fit_pairs(pairs: PairPointmaps, xyz_world: Tensor) -> Float[Tensor, "e 4 4"
     return torch.cat(fitted)
 
 
-def thin(p: int, limit: int = 2048) -> Int[Tensor, "q"]:
+def thin(p: int, limit: int = 512) -> Int[Tensor, "q"]:
     """At most ``limit`` of p pixels, evenly spread by steps that no image width divides."""
     return torch.arange(p) if p <= limit else (torch.arange(limit) + 0.5).mul(p / limit).long()
 
@@ -171,7 +171,7 @@ def _mean_information(confidence: Float[Tensor, "e h w"]) -> Float[Tensor, "e"]:
 
 
 def _similarity(
-    source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"], *, passes: int = 6
+    source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"], *, passes: int = 3
 ) -> Float[Tensor, "*b 4 4"]:
     """target_from_source with the scale multiplied in, for the sum of weighted distances as in GA.
 

@@ -1,12 +1,12 @@
 """What stage 1 is given, checked once for every solver."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from c4d_nb.alignment.initialise import estimate_focal
+from c4d_nb.alignment.initialise import estimate_focal, thin
 from c4d_nb.camera import pinhole
 from c4d_nb.clip import PairPointmaps, check_intrinsics
 from c4d_nb.errors import InputError
@@ -28,6 +28,18 @@ class Problem:
 
     def __len__(self) -> int:
         return len(self.intrinsics)
+
+    def on_cpu(self) -> "Problem":
+        """In single precision; pointmaps in half precision stay."""
+
+        def moved(values: Tensor | None) -> Tensor | None:
+            double = values is not None and values.dtype == torch.float64
+            return None if values is None else values.to("cpu", torch.float32 if double else values.dtype)
+
+        pairs = PairPointmaps(*(moved(getattr(self.pairs, field.name)) for field in fields(PairPointmaps)))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: moved(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, pairs=pairs, **tensors)
 
 
 def check_problem(
@@ -60,14 +72,11 @@ def check_problem(
     return Problem(pairs, K, known, world_from_cam, flows, static)
 
 
-def _guess_focal(pairs: PairPointmaps) -> Float[Tensor, ""]:
-    """The median of all pairs' focal lengths; the image's longer side where no pair has one."""
-    focal = torch.cat(
-        [
-            estimate_focal(pairs.xyz_1[i, None].float(), pairs.conf_1[i, None].float().log())
-            for i in range(len(pairs.edges))
-        ]
-    )
+def _guess_focal(pairs: PairPointmaps, limit: int = 32) -> Float[Tensor, ""]:
+    """The median of the focal lengths of ``limit`` pairs; the image's longer side where none has one."""
+    chosen = thin(len(pairs.edges), limit)
+    xyz, confidence = pairs.xyz_1[chosen].float(), pairs.conf_1[chosen].float().clamp(min=1).log()
+    focal = estimate_focal(xyz, confidence)
     sound = focal[focal.isfinite() & (focal > 0)]
     return sound.median() if len(sound) else focal.new_tensor(float(max(pairs.conf_1.shape[1:])))
 
@@ -80,7 +89,7 @@ def _check_pairs(pairs: PairPointmaps) -> int:
         raise InputError(f"edges: expected frame numbers from 0, but one is {int(pairs.edges.min())}")
     for name in ("xyz_1", "xyz_2", "conf_1", "conf_2"):
         for edge, values in zip(pairs.edges.tolist(), getattr(pairs, name), strict=True):
-            if not values.isfinite().all():
+            if not values.sum().isfinite() and not values.isfinite().all():
                 raise InputError(f"{name}: expected finite numbers, but there is NaN or infinity in the pair {edge}")
     if max(float(pairs.conf_1.max()), float(pairs.conf_2.max())) <= 1:
         raise InputError("conf_1, conf_2: expected some confidence above 1, but no pair knows anything")

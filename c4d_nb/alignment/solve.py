@@ -4,11 +4,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import trange
 
-from c4d_nb.alignment.fused import fused_camera_motion, fused_global_alignment, image_maps, pack_flows, pack_pairs
+from c4d_nb.alignment.fused import (
+    PackedFlows,
+    PackedPairs,
+    fused_camera_motion,
+    fused_global_alignment,
+    image_maps,
+    pack_flows,
+    pack_pairs,
+)
 from c4d_nb.alignment.initialise import Guess, frame_confidence, initialise, place_at
 from c4d_nb.alignment.inputs import Problem, check_problem
 from c4d_nb.alignment.objectives import camera_trajectory_smoothness, frame_points, point_trajectory_smoothness
@@ -20,20 +28,12 @@ Terms = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class AlignConfig:
-    """The supplement's numbers; what it does not say follows the published predecessors."""
+class Stage1Config:
+    """What every solver of stage 1 is told; the weights are the supplement's."""
 
     weight_ga: float = 1.0
     weight_cma: float = 0.01
     weight_cts: float = 0.01
-    iterations: int = 300
-    learning_rate: float = 0.01
-    final_learning_rate: float = 0.001
-    """Reached linearly (MonST3R)."""
-    betas: tuple[float, float] = (0.9, 0.9)
-    """Of Adam (MonST3R)."""
-    cma_start: float = 0.1
-    """The share of the iterations before CMA begins (MonST3R)."""
     shared_focal: bool = True
     """One focal length for the whole video."""
     half_precision: bool = False
@@ -42,6 +42,20 @@ class AlignConfig:
     """Bound on the memory of what torch makes in between on a GPU; the compiled passes of the CPU keep nothing."""
     record_every: int = 0
     """Every so many iterations a ``Snapshot`` is taken; 0: never."""
+
+
+@dataclass(frozen=True)
+class AlignConfig(Stage1Config):
+    """The supplement's numbers; what it does not say follows the published predecessors."""
+
+    iterations: int = 300
+    learning_rate: float = 0.01
+    final_learning_rate: float = 0.001
+    """Reached linearly (MonST3R)."""
+    betas: tuple[float, float] = (0.9, 0.9)
+    """Of Adam (MonST3R)."""
+    cma_start: float = 0.1
+    """The share of the iterations before CMA begins (MonST3R)."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +114,9 @@ def descend(
     )
     packed = pack_pairs(problem.pairs, len(problem), half=config.half_precision)
     moved = None if problem.flows is None else pack_flows(problem.flows, problem.static, packed.edges, len(problem))
-    memory = {"chunk_mib": config.chunk_mib}
 
     def objective(progress: float) -> Terms:
-        world_from_cam, K = scene.world_from_cam(), scene.intrinsics()
-        depth, (from_image, to_image) = scene.depth().flatten(1), image_maps(world_from_cam, K)
-        ga = fused_global_alignment(packed, depth, from_image, scene.world_from_pair(), **memory)
-        terms = {"ga": config.weight_ga * ga}
-        if moved is not None and progress >= config.cma_start:
-            cma = fused_camera_motion(moved, depth, from_image, to_image, **memory)
-            terms["cma"] = config.weight_cma * cma
-        if not known_poses:
-            terms["cts"] = config.weight_cts * camera_trajectory_smoothness(world_from_cam)
-        return terms
+        return weighted_terms(scene, packed, moved if progress >= config.cma_start else None, config)
 
     parameters, history = scene.parameters(), []
     rates = config.learning_rate, config.final_learning_rate
@@ -120,7 +124,7 @@ def descend(
     for step, terms in _adam(objective, parameters, config.iterations, *rates, config.betas):
         _log(losses, step, terms)
         if config.record_every and step % config.record_every == 0:
-            history.append(_snapshot(step, terms, scene, parameters, packed.edges))
+            history.append(snapshot(step, terms, scene, packed.edges))
             if on_step is not None:
                 on_step(history[-1])
     with torch.no_grad():
@@ -133,7 +137,41 @@ def descend(
             losses={name: torch.tensor(values) for name, values in losses.items()},
             history=tuple(history),
         )
-    return found if not known_poses else _in_units_of(found, problem.world_from_cam, scene.log_unit.detach().exp())
+    return found if not known_poses else in_units_of(found, problem.world_from_cam, scene.log_unit.detach().exp())
+
+
+def weighted_terms(scene: Scene, pairs: PackedPairs, flows: PackedFlows | None, config: Stage1Config) -> Terms:
+    """GA, CMA where there are flows, and CTS where poses are free, each times its weight."""
+    world_from_cam, K = scene.world_from_cam(), scene.intrinsics()
+    depth, (from_image, to_image) = scene.depth().flatten(1), image_maps(world_from_cam, K)
+    memory = {"chunk_mib": config.chunk_mib}
+    terms = {"ga": fused_global_alignment(pairs, depth, from_image, scene.world_from_pair(), **memory)}
+    if flows is not None:
+        terms["cma"] = fused_camera_motion(flows, depth, from_image, to_image, **memory)
+    if not scene.known_poses:
+        terms["cts"] = camera_trajectory_smoothness(world_from_cam)
+    weights = {"ga": config.weight_ga, "cma": config.weight_cma, "cts": config.weight_cts}
+    return {name: weights[name] * value for name, value in terms.items()}
+
+
+def snapshot(step: int, terms: Terms, scene: Scene, edges: Int[Tensor, "e 2"]) -> Snapshot:
+    """What is recorded of a scene whose objectives are ``terms``."""
+
+    def gradient_norm(term: Tensor) -> float:
+        gradients = torch.autograd.grad(term, scene.parameters(), retain_graph=True, allow_unused=True)
+        return sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5
+
+    with torch.no_grad():
+        K, world_from_cam = scene.intrinsics(), scene.world_from_cam()
+        gap = view_gap(scene.depth(), K, world_from_cam, edges)
+    return Snapshot(
+        iteration=step,
+        value={name: term.item() for name, term in terms.items()},
+        gradient_norm={name: gradient_norm(term) for name, term in terms.items()},
+        world_from_cam=world_from_cam,
+        focal_px=K[:, 0, 0].clone(),
+        gap=gap,
+    )
 
 
 def refine_depth(
@@ -199,25 +237,7 @@ def _log(losses: dict[str, list[float]], step: int, terms: Terms) -> None:
         losses.setdefault(name, [float("nan")] * step).append(value.item())
 
 
-def _snapshot(step: int, terms: Terms, scene: Scene, parameters: list[Tensor], edges: Tensor) -> Snapshot:
-    def gradient_norm(term: Tensor) -> float:
-        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-        return sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5
-
-    with torch.no_grad():
-        K, world_from_cam = scene.intrinsics(), scene.world_from_cam()
-        gap = view_gap(scene.depth(), K, world_from_cam, edges)
-    return Snapshot(
-        iteration=step,
-        value={name: term.item() for name, term in terms.items()},
-        gradient_norm={name: gradient_norm(term) for name, term in terms.items()},
-        world_from_cam=world_from_cam,
-        focal_px=K[:, 0, 0].clone(),
-        gap=gap,
-    )
-
-
-def _in_units_of(found: Alignment, world_from_cam: Tensor, unit: Tensor) -> Alignment:
+def in_units_of(found: Alignment, world_from_cam: Tensor, unit: Tensor) -> Alignment:
     """The scene at the scale of the known poses, in which it is ``unit`` times as large now."""
     pairs = pose(found.world_from_pair[:, :3, :3] / unit, found.world_from_pair[:, :3, 3] / unit)
     return replace(found, depth=found.depth / unit, world_from_cam=world_from_cam, world_from_pair=pairs)

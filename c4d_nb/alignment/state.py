@@ -1,6 +1,6 @@
 """A scene while it is aligned and after: its parameters, what is recorded of it, and the result."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import roma
 import torch
@@ -43,6 +43,11 @@ class Alignment:
 
     def xyz_world(self) -> Float[Tensor, "t h w 3"]:
         return frame_points(self.depth, self.intrinsics, self.world_from_cam).mT.reshape(*self.depth.shape, 3)
+
+    def to(self, device: torch.device) -> "Alignment":
+        """The scene on another device; what is recorded of the way there stays where it is."""
+        maps = ("depth", "confidence", "intrinsics", "world_from_cam", "world_from_pair")
+        return replace(self, **{name: getattr(self, name).to(device) for name in maps})
 
 
 class Scene:
