@@ -101,7 +101,7 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
 
 @pytest.fixture
 def open_notebook(page, lab):
-    """Opens a notebook of the copy in JupyterLab, and waits until it is there."""
+    """Opens a notebook of the copy in JupyterLab, and waits until it is there; its kernel ends with the test."""
 
     def open_one(name: str):
         page.goto(f"{lab[0]}/lab/tree/notebooks/{name}?reset")
@@ -109,4 +109,5 @@ def open_notebook(page, lab):
         page.wait_for_function("() => !document.querySelector('#jupyterlab-splash')")
         return page
 
-    return open_one
+    yield open_one
+    page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
