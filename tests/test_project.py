@@ -50,3 +50,9 @@ def test_import_is_light() -> None:
 
 def test_data_stays_small() -> None:
     assert sum(file.stat().st_size for file in (ROOT / "data").rglob("*")) < 60_000_000
+
+
+def test_the_citation_is_of_this_version_at_this_address() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {PROJECT['version']}\n" in citation
+    assert f"\nrepository-code: {ADDRESS}\n" in citation
