@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from c4d_nb.alignment import AlignConfig, RefineConfig, align, refine_depth
+from c4d_nb.alignment import AlignConfig, FastConfig, RefineConfig, align, align_fast, refine_depth
 from c4d_nb.camera import pinhole, transform, unproject
 from c4d_nb.clip import Clip, check_intrinsics
 from c4d_nb.correspondence.flow import estimate_flows
@@ -59,7 +59,8 @@ class ReconstructConfig:
     as they are, as in the paper."""
     alignment_long_side: int = 96
     """Alignment works on every s-th pixel, s odd, so that the longer side has at most this many."""
-    align: AlignConfig = field(default_factory=AlignConfig)
+    align: AlignConfig | FastConfig = field(default_factory=AlignConfig)
+    """Of stage 1, and by its kind the solver: the paper's, or closed forms."""
     refine: RefineConfig = field(default_factory=RefineConfig)
     seed: int = 0
     """Of the random half of the queries."""
@@ -141,7 +142,8 @@ def reconstruct(
     if not learn and not with_parallax.any():  # GA weighs so little that CTS would straighten any path
         weights = replace(weights, weight_cma=0.0, weight_cts=0.0)
     known = None if clip.intrinsics is None else grid.intrinsics(clip.intrinsics)
-    stage_1 = align(
+    solve = align_fast if isinstance(weights, FastConfig) else align
+    stage_1 = solve(
         pairs,
         flows=grid_flows,
         motion_masks=grid_masks,

@@ -13,7 +13,7 @@ from c4d_nb.alignment.kernels import compiled, number, place
 TILE = 512
 """Pixels worked on at a time: with what 20 observations say of them they take 120 kB."""
 BEYOND = 1.5
-"""Step over the one that is solved for: reweighted steps fall short, and up to 2 none can do harm."""
+"""Step of depth over the one that is solved for: reweighted steps fall short, and up to 2 none can do harm."""
 WIDE = 2 * TILE
 """Length of a row: two numbers a pixel."""
 

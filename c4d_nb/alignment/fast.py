@@ -24,12 +24,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from c4d_nb.alignment import closed_forms, kernels
-from c4d_nb.alignment.closed_forms import BEYOND
 from c4d_nb.alignment.fused import PackedFlows, PackedPairs, image_maps, pack_flows, pack_pairs, stored_bits
 from c4d_nb.alignment.initialise import Guess, frame_confidence
 from c4d_nb.alignment.inputs import Problem, check_problem
 from c4d_nb.alignment.normal import (
     FOCAL,
+    FREEDOMS,
     SCALE,
     NormalEquations,
     between_frames,
@@ -49,6 +49,8 @@ POSE = [0, 1, 2, 3, 4, 5]
 SOFTENING = 1e-3
 """Distances below this share of the median depth count as that long when they are weighed."""
 MAX_ERROR_PX = 50.0
+BEYOND = 1.3
+"""Step over the one that is solved for: reweighted steps fall short. At 1.7 it no longer settled on real pairs."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,8 @@ def alternate(
     def go(level: _Level, rounds: int, first_repeats: int) -> None:
         settled = _settle(level, state, config, first_repeats)
         for step in range(rounds):
-            if config.record_every and progress.n % config.record_every == 0:
-                history.append(_snapshot(progress.n, level, state, problem, config))
+            if config.record_every and len(losses) % config.record_every == 0:
+                history.append(_snapshot(len(losses), level, state, problem, config))
                 if on_step is not None:
                     on_step(history[-1])
             before = sum(settled.losses.values())
@@ -157,28 +159,27 @@ def _move(level: _Level, state: _State, settled: _Settled, problem: Problem, con
     """Steps 2 and 3: cameras, then pairs and frames together."""
     t, known_poses = len(problem), problem.world_from_cam is not None
     smoothness = 0.0 if known_poses else config.weight_cts / config.weight_ga * _count(level)
-
-    def equations() -> NormalEquations:
-        found = NormalEquations(t)
-        if settled.motion is not None:
-            found.add_edges(problem.pairs.edges, settled.motion)
-        if smoothness:
-            path = torch.stack([torch.arange(t - 1), torch.arange(1, t)], -1)
-            found.add_edges(path, smoothness * smoothness_gram(state.world_from_cam))
-        return found
+    path = torch.stack([torch.arange(t - 1), torch.arange(1, t)], -1)
+    motion = NormalEquations(t)
+    if settled.motion is not None:
+        motion.add_edges(problem.pairs.edges, settled.motion)
 
     nothing, centres = columns(t, []), state.world_from_cam[:, :3, 3]
     focal = nothing if problem.known_intrinsics else columns(t, [FOCAL])
     own = [nothing if known_poses else columns(t, POSE), nothing if config.shared_focal else focal]
     common = [unit_column(centres) if known_poses else nothing, focal if config.shared_focal else nothing]
-    cameras = equations()
-    cameras.add_frames(settled.rays, [*POSE, FOCAL])
-    _move_frames(state, BEYOND * cameras.solve(torch.cat(own, -1), torch.cat(common, -1)), problem)
+    equations = motion.after(torch.zeros(t, FREEDOMS, dtype=torch.float64))
+    equations.add_edges(path, smoothness * smoothness_gram(state.world_from_cam))
+    equations.add_frames(settled.rays, [*POSE, FOCAL])
+    step = BEYOND * equations.solve(torch.cat(own, -1), torch.cat(common, -1))
+    _move_frames(state, step, problem)
 
     centres = state.world_from_cam[:, :3, 3]
     own = zoom_column(centres) if known_poses else columns(t, [*POSE, SCALE])
+    equations = motion.after(step)
+    equations.add_edges(path, smoothness * smoothness_gram(state.world_from_cam))
     length = smoothness * float(centres.diff(dim=0).norm(dim=-1).sum())
-    _move_pairs_and_frames(level, state, equations(), own, length, problem)
+    _move_pairs_and_frames(level, state, equations, own, length, problem)
     _pin_scale(state)
 
 
@@ -316,12 +317,7 @@ def _result(problem: Problem, state: _State, losses: list[dict[str, float]], siz
         world_from_pair=state.world_from_pair.to(precision),
         losses={name: torch.tensor([values[name] for values in losses]) for name in names},
     )
-    known = problem.world_from_cam
-    if known is None:
-        return found
-    here, there = (poses[:, :3, 3].double() for poses in (state.world_from_cam, known))
-    unit = (here * there).sum() / there.square().sum()
-    return in_units_of(found, known, unit.to(precision) if unit.isfinite() else torch.ones((), dtype=precision))
+    return found if problem.world_from_cam is None else in_units_of(problem.world_from_cam, found)
 
 
 def _snapshot(step: int, level: _Level, state: _State, problem: Problem, config: FastConfig) -> Snapshot:

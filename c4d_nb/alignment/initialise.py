@@ -129,7 +129,7 @@ def _chain_pointmaps(pairs: PairPointmaps, t: int) -> Float[Tensor, "t h w 3"]:
             xyz_world[parent], confidence[parent] = xyz_parent, conf_parent
         weight = (_information(conf_parent) * _information(confidence[parent])).sqrt().reshape(-1)
         chosen = thin(len(weight))
-        world_from_pair = _similarity(
+        world_from_pair = robust_similarity(
             xyz_parent.reshape(-1, 3)[chosen], xyz_world[parent].reshape(-1, 3)[chosen], weight[chosen]
         )
         xyz_world[child] = transform(world_from_pair, xyz_child.reshape(-1, 3)).reshape(xyz_child.shape)
@@ -150,7 +150,7 @@ def _fit_pairs(pairs: PairPointmaps, xyz_world: Tensor) -> Float[Tensor, "e 4 4"
         source = torch.cat([at(pairs.xyz_1, edges), at(pairs.xyz_2, edges)], dim=1)
         target = torch.cat([at(xyz_world, n), at(xyz_world, m)], dim=1)
         weight = torch.cat([at(pairs.conf_1, edges), at(pairs.conf_2, edges)], dim=1)
-        fitted.append(_similarity(source, target, _information(weight)))
+        fitted.append(robust_similarity(source, target, _information(weight)))
     return torch.cat(fitted)
 
 
@@ -170,7 +170,7 @@ def _mean_information(confidence: Float[Tensor, "e h w"]) -> Float[Tensor, "e"]:
     )
 
 
-def _similarity(
+def robust_similarity(
     source: Float[Tensor, "*b n 3"], target: Float[Tensor, "*b n 3"], weight: Float[Tensor, "*b n"], *, passes: int = 3
 ) -> Float[Tensor, "*b 4 4"]:
     """target_from_source with the scale multiplied in, for the sum of weighted distances as in GA.

@@ -91,6 +91,8 @@ def _check_pairs(pairs: PairPointmaps) -> int:
         for edge, values in zip(pairs.edges.tolist(), getattr(pairs, name), strict=True):
             if not values.sum().isfinite() and not values.isfinite().all():
                 raise InputError(f"{name}: expected finite numbers, but there is NaN or infinity in the pair {edge}")
+    if not pairs.xyz_1.any() and not pairs.xyz_2.any():
+        raise InputError("xyz_1, xyz_2: expected points at some distance, but all are in their camera's centre")
     if max(float(pairs.conf_1.max()), float(pairs.conf_2.max())) <= 1:
         raise InputError("conf_1, conf_2: expected some confidence above 1, but no pair knows anything")
     t = int(pairs.edges.max()) + 1

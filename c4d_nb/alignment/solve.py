@@ -137,7 +137,7 @@ def descend(
             losses={name: torch.tensor(values) for name, values in losses.items()},
             history=tuple(history),
         )
-    return found if not known_poses else in_units_of(found, problem.world_from_cam, scene.log_unit.detach().exp())
+    return in_units_of(problem.world_from_cam, found) if known_poses else found
 
 
 def weighted_terms(scene: Scene, pairs: PackedPairs, flows: PackedFlows | None, config: Stage1Config) -> Terms:
@@ -237,7 +237,11 @@ def _log(losses: dict[str, list[float]], step: int, terms: Terms) -> None:
         losses.setdefault(name, [float("nan")] * step).append(value.item())
 
 
-def in_units_of(found: Alignment, world_from_cam: Tensor, unit: Tensor) -> Alignment:
-    """The scene at the scale of the known poses, in which it is ``unit`` times as large now."""
+def in_units_of(known: Float[Tensor, "t 4 4"], found: Alignment) -> Alignment:
+    """The scene at the scale of the ``known`` poses, which then are its poses. Where these lie in one point they have
+    no scale, and the scene keeps its own."""
+    there, here = known[:, :3, 3].double(), found.world_from_cam[:, :3, 3].double()
+    unit = (here * there).sum() / there.square().sum()
+    unit = unit.to(found.depth) if unit.isfinite() and unit > 0 else found.depth.new_ones(())
     pairs = pose(found.world_from_pair[:, :3, :3] / unit, found.world_from_pair[:, :3, 3] / unit)
-    return replace(found, depth=found.depth / unit, world_from_cam=world_from_cam, world_from_pair=pairs)
+    return replace(found, depth=found.depth / unit, world_from_cam=known, world_from_pair=pairs)

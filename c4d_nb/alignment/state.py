@@ -55,7 +55,7 @@ class Scene:
 
     Log-depth; quaternions normalised on use; translations as ``sign(x) log(1 + |x|)``; focal as 20 log f; a log-scale
     a pair whose mean is pinned (geometric mean one half), or everything would shrink to a point. Known poses are not
-    free but for one scale of their translations: the pin stays, and ``unit`` brings the result to the poses' own scale.
+    free but for one scale of their translations: the pin stays, and ``in_units_of`` brings the result to their scale.
     """
 
     def __init__(self, guess: Guess, *, shared_focal: bool, known_intrinsics: bool, known_poses: bool):

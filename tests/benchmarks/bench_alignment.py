@@ -18,6 +18,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import roma
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from scenes import Room, room
 
-from c4d_nb.alignment import AlignConfig
+from c4d_nb.alignment import AlignConfig, Alignment, FastConfig, align_windows
+from c4d_nb.alignment.fast import alternate
 from c4d_nb.alignment.initialise import Guess
 from c4d_nb.alignment.inputs import Problem, check_problem
 from c4d_nb.alignment.objectives import (
@@ -38,8 +40,9 @@ from c4d_nb.alignment.objectives import (
 )
 from c4d_nb.alignment.solve import begin, descend
 from c4d_nb.alignment.state import Scene
-from c4d_nb.camera import invert
+from c4d_nb.camera import invert, pose, transform
 from c4d_nb.clip import PairPointmaps
+from c4d_nb.metrics import trajectory_errors, video_depth
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
 
 SIZES = (16, 64), (32, 64), (32, 128)
@@ -170,18 +173,116 @@ def iterations() -> None:
                 )
 
 
+def solvers() -> None:
+    """Both solvers from the pairs on, checks and first guess included."""
+    for t, side in SIZES:
+        scene, problem = benchmark_problem(t, side)
+        start, guess = time.process_time(), begin(problem)
+        begun, slow = time.process_time() - start, None
+        print(f"{t} frames of {side}x{side}; first guess {begun:.2f} s, in both")
+        for name, run in (("paper", descend), ("fast", alternate)):
+            config = {"paper": AlignConfig(), "fast": FastConfig()}[name]
+            start = time.process_time()
+            found = run(problem, guess, config)
+            seconds = time.process_time() - start
+            slow = slow or seconds
+            with_guess = (slow + begun) / (seconds + begun)
+            print(
+                f"  {name:8}{seconds:7.2f} s ({slow / seconds:5.1f} times faster, with the guess {with_guess:4.1f})   "
+                f"{scores(scene, found)}",
+                flush=True,
+            )
+
+
+def seeds(number: int) -> None:
+    """GA and scores of both solvers: from the first guess, and from one that is shaken."""
+    for shake in (0.0, 1.0):
+        worse = []
+        for seed in range(number):
+            scene, problem = benchmark_problem(16, 48, seed)
+            guess = begin(problem)
+            if shake:
+                guess = shaken(guess, torch.Generator().manual_seed(seed))
+            slow, fast = descend(problem, guess, AlignConfig()), alternate(problem, guess, FastConfig())
+            worse += [seed] if fast.losses["ga"][-1] > slow.losses["ga"][-1] else []
+            print(f"{seed:3} paper {scores(scene, slow)}   fast {scores(scene, fast)}", flush=True)
+        print(
+            f"start {'shaken' if shake else 'as guessed'}: GA of fast above that of paper in {len(worse)} of {number}"
+        )
+
+
+def shaken(guess: Guess, generator: torch.Generator) -> Guess:
+    """Poses turned by 10 degrees, moved by a third of the path's spread, depths off by half, focal by a fifth."""
+    centres = guess.world_from_cam[:, :3, 3]
+    spread = (centres - centres.mean(0)).norm(dim=-1).median()
+
+    def moved(poses: Tensor) -> Tensor:
+        turn = roma.rotvec_to_rotmat(0.1 * torch.randn(len(poses), 3, generator=generator))
+        shift = 0.3 * spread * torch.randn(len(poses), 3, generator=generator)
+        return pose(turn @ poses[:, :3, :3], poses[:, :3, 3] + shift)
+
+    depth = guess.depth * (0.4 * torch.randn(len(guess.depth), 1, 1, generator=generator)).exp()
+    K = guess.intrinsics * torch.tensor([[1.2, 1, 1], [1, 1.2, 1], [1, 1, 1]])
+    return Guess(depth, K, moved(guess.world_from_cam), moved(guess.world_from_pair))
+
+
+def long(frames: int, side: int) -> None:
+    """Windows over a long video: seconds and memory, beside half of it."""
+    for t in (frames // 2, frames):
+        scene = room(t=t, size=(side, side), focal_px=0.9 * side, stride_m=0.02)
+        generator, edges = torch.Generator().manual_seed(0), sliding_window_graph(t)
+        before = _status_mib("VmRSS")
+        pairs = PairPointmaps(
+            edges,
+            *(torch.empty(len(edges), side, side, 3, dtype=torch.float16) for _ in range(2)),
+            *(torch.full((len(edges), side, side), 3.0, dtype=torch.float16) for _ in range(2)),
+        )
+        cam_from_world, points = invert(scene.world_from_cam).float(), scene.xyz_world().float().flatten(1, 2)
+        for i, (n, m) in enumerate(edges.tolist()):
+            for xyz, frame in ((pairs.xyz_1, n), (pairs.xyz_2, m)):
+                noise = (0.02 * torch.randn(side * side, 1, generator=generator)).exp()
+                xyz[i] = (noise * transform(cam_from_world[n], points[frame])).reshape(side, side, 3)
+        held = _status_mib("VmRSS") - before
+        Path("/proc/self/clear_refs").write_text("5")
+        start = time.process_time()
+        found = align_windows(pairs, config=FastConfig(weight_cts=0.0))
+        print(
+            f"{t} frames of {side}x{side}, {len(edges)} edges: {time.process_time() - start:.1f} s, peak "
+            f"{_status_mib('VmHWM') - before:.0f} MiB, of which pairs {held:.0f}; {scores(scene, found)}",
+            flush=True,
+        )
+
+
+def scores(scene: Room, found: Alignment) -> str:
+    path = trajectory_errors(found.world_from_cam.double(), scene.world_from_cam)
+    depth = video_depth(found.depth, scene.depth.float())["abs_rel"]
+    loss = {name: float(values[-1]) for name, values in found.losses.items()}
+    return (
+        f"GA {loss['ga']:.6f} sum {sum(loss.values()):.6f} ATE {path['ate_percent']:.3f} % "
+        f"RPE {path['rpe_t']:.4f} {path['rpe_r_deg']:.3f} deg AbsRel {depth:.4f}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="?", choices=["iterations", "solvers", "seeds", "long", "memory"])
     parser.add_argument("--solver", default=FUSED)
     parser.add_argument("--size", type=int, nargs=2, default=(32, 128), metavar=("FRAMES", "SIDE"))
     parser.add_argument("--no-flows", action="store_true")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--long", type=int, nargs=2, default=(300, 128), metavar=("FRAMES", "SIDE"))
     options = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
     if options.part == "memory":
         print(measure_memory(options.solver, *options.size, flows=not options.no_flows))
     if options.part in (None, "iterations"):
         iterations()
+    if options.part in (None, "solvers"):
+        solvers()
+    if options.part in (None, "seeds"):
+        seeds(options.seeds)
+    if options.part in (None, "long"):
+        long(*options.long)
 
 
 if __name__ == "__main__":
