@@ -32,7 +32,16 @@ PUBLISHED = {
     "mast3r_512_metric": "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric",
 }
 """Repositories on the model hub (huggingface.co)."""
-DATA = Path(__file__).parent.parent / "data"
+
+
+def _data_folder() -> Path:
+    """Beside the package in a checkout; of an installed package, in the checkout whose notebooks are run."""
+    beside = Path(__file__).parent.parent / "data"
+    places = beside, Path.cwd() / "data", Path.cwd().parent / "data"
+    return next((place for place in places if (place / "pointmaps.safetensors").is_file()), beside)
+
+
+DATA = _data_folder()
 SHIPPED = {"small": DATA / "pointmaps.safetensors"}
 """Weights of this project, beside the package."""
 WEIGHTS = "model.safetensors"

@@ -78,6 +78,19 @@ class TestWheel:
         pip("install", "--dry-run", "--report", str(report), str(wheel), python=python)
         assert not planned(report) & {"torch", "numpy", "triton"}
 
+    def test_installed_it_finds_the_weights_of_the_checkout_whose_notebooks_are_run(self, wheel, tmp_path):
+        pip("install", "--no-deps", "--no-index", "--target", str(tmp_path), str(wheel))
+        code = "import c4d_nb.checkpoints as c; print(c.__file__); assert all(f.is_file() for f in c.SHIPPED.values())"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT / "notebooks",
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(str(tmp_path))
+
     def test_what_is_asked_of_torch_and_numpy_has_no_upper_bound(self, wheel):
         """Colab updates both; a bound would have pip put another build in their place."""
         metadata = zipfile.ZipFile(wheel).read(f"c4d_nb-{PYPROJECT['project']['version']}.dist-info/METADATA").decode()

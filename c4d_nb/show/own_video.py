@@ -75,7 +75,7 @@ def trust_figure(result: Reconstruction, *, count: int = 5) -> Figure:
     left.set(xlabel="frame", ylabel="% of the pixels", ylim=(-3, 103))
     left.legend()
     right.plot(signs.static_tracks.numpy(), "o-", color=STATIC_COLOR, markersize=3)
-    right.set(xlabel="frame", ylabel="static tracks", ylim=(0, None))
+    right.set(xlabel="frame", ylabel="static tracks", ylim=(0, 1.1 * float(signs.static_tracks.max()) + 1))
     return figure
 
 
