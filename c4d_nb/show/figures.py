@@ -126,7 +126,7 @@ def camera_path(result: Reconstruction) -> Figure:
         scale, rotation, translation = fit_similarity(centre, truth[:, :3, 3].to(centre))
         centre = scale * centre @ rotation.T + translation
         up = rotation.double() @ up
-    along, across = _ground_axes(centre, up.to(centre))
+    along, across = ground_axes(centre, up.to(centre))
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots(1, 2)
     for ax, vertical, name in ((axes[0], across, "from above"), (axes[1], up.to(centre), "from the side")):
@@ -227,7 +227,7 @@ def depth_range(depth: Float[Tensor, "t h w"]) -> tuple[float, float]:
     return near, max(far, 1.25 * near)  # a flat scene looks flat
 
 
-def _ground_axes(centre: Float[Tensor, "t 3"], up: Float[Tensor, "3"]) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+def ground_axes(centre: Float[Tensor, "t 3"], up: Float[Tensor, "3"]) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
     """Two horizontal axes: the one along which the path is longest, and the one across it."""
     flat = centre - centre.mean(0)
     flat = flat - (flat @ up)[:, None] * up

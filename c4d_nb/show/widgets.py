@@ -1,7 +1,8 @@
 """What needs a kernel: controls that draw anew. Core ipywidgets only, so that they work on Colab as they are."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
+from time import perf_counter
 from typing import get_args
 
 import cv2
@@ -10,15 +11,21 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from c4d_nb.alignment import AlignConfig, Snapshot
 from c4d_nb.clip import Clip, Tracks
+from c4d_nb.errors import InputError
 from c4d_nb.kubric.mobility import MobilityMode
 from c4d_nb.reconstruction import Reconstruction
+from c4d_nb.show.alignment import history_figure
 from c4d_nb.show.kubric import MobilityRule, label_figure
 from c4d_nb.show.masks import epipolar_figure, pair_geometry, threshold_figure
 from c4d_nb.show.queries import explorer_figure
 from c4d_nb.show.slices import depth_image, slice_image
 from c4d_nb.show.smoothing import SmoothingOptions, options_figure
 from c4d_nb.show.threshold import check_evidence, overlay_at, threshold_text
+
+DRAWINGS_APART = 4
+"""A view of something that runs is drawn anew after so many times as long as drawing takes, so as not to delay it."""
 
 
 def mobility_explorer(clip: Clip) -> ipywidgets.VBox:
@@ -169,6 +176,39 @@ def smoothing_explorer(true: Float[Tensor, "t 3"], noisy: Float[Tensor, "t 3"]) 
         control.observe(draw, names="value")
     draw()
     return ipywidgets.VBox([ipywidgets.HBox([size, decay]), ipywidgets.HBox([*boxes.values()]), picture])
+
+
+def alignment_monitor(
+    config: AlignConfig, *, true_path: Float[Tensor, "t 4 4"] | None = None, true_focal_px: float | None = None
+) -> tuple[ipywidgets.VBox, Callable[[Snapshot], None]]:
+    """Stage 1 while it runs: the view, and the ``on_step`` to hand to ``align`` with the same ``config``. It shows
+    ``alignment.history_figure`` of the snapshots so far: when there is time, and of the last one in any case.
+
+    Raises ``InputError`` where ``config`` takes no snapshots.
+    """
+    if config.record_every < 1:
+        raise InputError(f"config: expected record_every of at least 1, but it is {config.record_every}")
+    progress = ipywidgets.IntProgress(max=config.iterations, description="iteration")
+    text, picture = ipywidgets.Label(), ipywidgets.Image(format="png")
+    history: list[Snapshot] = []
+    due = 0.0
+
+    def on_step(snapshot: Snapshot) -> None:
+        nonlocal due
+        if history and snapshot.iteration <= history[-1].iteration:
+            history.clear()  # another run began
+        history.append(snapshot)
+        is_last = snapshot.iteration + config.record_every >= config.iterations
+        progress.value = config.iterations if is_last else snapshot.iteration
+        values = [f"{name.upper()} {value:.4g}" for name, value in snapshot.value.items()]
+        text.value = ", ".join([f"{snapshot.iteration} of {config.iterations}", *values])
+        start = perf_counter()
+        if is_last or start >= due:
+            picture.value = _png(history_figure(history, true_path=true_path, true_focal_px=true_focal_px))
+            end = perf_counter()
+            due = end + DRAWINGS_APART * (end - start)
+
+    return ipywidgets.VBox([ipywidgets.HBox([progress, text]), picture]), on_step
 
 
 def _png(figure: Figure) -> bytes:
