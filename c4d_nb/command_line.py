@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from c4d_nb.alignment import AlignConfig, FastConfig
 from c4d_nb.archive import atomic_folder
 from c4d_nb.clip import Clip, kept_frames, load_clip, select_frames
 from c4d_nb.errors import InputError
@@ -25,6 +26,7 @@ from c4d_nb.show.viewer import write_viewer
 from c4d_nb.video import read_frames
 
 TWO_VIEW = "two_view"
+SOLVERS = {"paper": AlignConfig, "fast": FastConfig}
 
 
 def run(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
@@ -44,7 +46,11 @@ def run(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
         true_masks, own_masks = (_load_masks(name, options, clip) for name in ("true_masks", "masks"))
         result = reconstruct(
             clip,
-            ReconstructConfig(seed=options.seed, own_masks="combine" if options.combine_masks else "replace"),
+            ReconstructConfig(
+                seed=options.seed,
+                own_masks="combine" if options.combine_masks else "replace",
+                align=SOLVERS[options.solver](),
+            ),
             network=_load_network(options.pointmaps),
             masks=None if own_masks is None else resize_nearest(own_masks, *clip.size),
         )

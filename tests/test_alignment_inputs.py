@@ -6,9 +6,11 @@ import pytest
 import torch
 from scenes import room
 
+from c4d_nb.__main__ import _parser
 from c4d_nb.alignment import AlignConfig, FastConfig, Snapshot, align, align_fast, view_gap
 from c4d_nb.camera import pinhole, pose
 from c4d_nb.clip import PairPointmaps
+from c4d_nb.command_line import SOLVERS as SOLVER_CONFIGS
 from c4d_nb.errors import InputError
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
 
@@ -233,3 +235,10 @@ def test_gap_of_views_that_do_not_overlap(scene):
     cameras = torch.cat([scene.world_from_cam[:1].float(), away[1:]])
     gap = view_gap(scene.depth.float(), scene.intrinsics.float(), cameras, torch.tensor([[0, 1], [0, 2]]))
     assert gap != gap
+
+
+def test_the_command_names_both_solvers():
+    assert {"paper": AlignConfig, "fast": FastConfig} == SOLVER_CONFIGS
+    assert _parser().parse_args(["clip.npz", "--out", "out", "--solver", "fast"]).solver == "fast"
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["clip.npz", "--out", "out", "--solver", "slow"])

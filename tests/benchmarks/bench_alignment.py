@@ -40,7 +40,7 @@ from c4d_nb.alignment.objectives import (
 )
 from c4d_nb.alignment.solve import begin, descend
 from c4d_nb.alignment.state import Scene
-from c4d_nb.camera import invert, pose, transform
+from c4d_nb.camera import invert, pinhole, pose, transform
 from c4d_nb.clip import PairPointmaps
 from c4d_nb.metrics import trajectory_errors, video_depth
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
@@ -228,10 +228,10 @@ def shaken(guess: Guess, generator: torch.Generator) -> Guess:
 
 def long(frames: int, side: int) -> None:
     """Windows over a long video: seconds and memory, beside half of it."""
+    before = _status_mib("VmRSS")
     for t in (frames // 2, frames):
-        scene = room(t=t, size=(side, side), focal_px=0.9 * side, stride_m=0.02)
+        scene = long_walk(t, side)
         generator, edges = torch.Generator().manual_seed(0), sliding_window_graph(t)
-        before = _status_mib("VmRSS")
         pairs = PairPointmaps(
             edges,
             *(torch.empty(len(edges), side, side, 3, dtype=torch.float16) for _ in range(2)),
@@ -251,6 +251,15 @@ def long(frames: int, side: int) -> None:
             f"{_status_mib('VmHWM') - before:.0f} MiB, of which pairs {held:.0f}; {scores(scene, found)}",
             flush=True,
         )
+
+
+def long_walk(t: int, side: int) -> Room:
+    """Along the wall at 2 cm a frame, looking about a little."""
+    a = torch.arange(t).double()
+    centre = torch.stack([0.02 * a - 1, 0.1 * torch.sin(0.13 * a), 0.3 * torch.sin(0.02 * a)], -1)
+    turn = 0.15 * torch.stack([torch.sin(0.05 * a), torch.sin(0.031 * a), torch.sin(0.043 * a)], -1)
+    K = pinhole(torch.full((t,), 0.9 * side, dtype=torch.float64), side, side)
+    return Room(pose(roma.rotvec_to_rotmat(turn), centre), K, (side, side))
 
 
 def scores(scene: Room, found: Alignment) -> str:
