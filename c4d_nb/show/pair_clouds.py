@@ -61,7 +61,7 @@ def clouds_in_space(
     true: Float[Tensor, "p 3"],
     world_from_cam: Float[Tensor, "4 4"],
     *,
-    max_points: int = 7_000,
+    max_points: int = 6_000,
 ) -> go.Figure:
     """The clouds of ``frame_clouds`` to turn, a colour a pair, and the truth in grey, at first seen from behind the
     frame's camera; buttons lead from before to after. ``clouds_from_side`` is its still picture."""
