@@ -378,6 +378,7 @@ table(show.SIGNS, show.sign_rows(failures))
 # | nothing measured | the **camera only turns, or stands**: no parallax, all depth is a guess. Masks, tracks and rotations are still good | walk sideways; or take the network's word for depth: `ReconstructConfig(triangulate=False)` |
 # | many pixels dynamic, few matches, and the mask is not where you see motion | **most of the frame moves**: the geometry wavers between the mover and the world | your own masks; more background |
 # | "pairs have too few static points" | one of the above | |
+# | it takes for ever, or memory runs out | **too much at once**: flow of every pair is in memory, frames x pixels x ten partners | a smaller `long_side`, a larger `stride`, fewer frames |
 #
 # The last case is the treacherous one. The more moves, the *calmer* the signs: what fills the frame is taken for the world. With seed 1 instead of 5 the mover covers 97 % of the frame; then 95 % find their match, 93 % are measured, and 2 % at most are called dynamic. Like a passenger who looks at the train beside theirs: only someone who knows can tell.
 #
