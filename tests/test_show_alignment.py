@@ -87,6 +87,15 @@ def test_of_a_long_history_some_paths_are_shown(aligned):
     assert len(axes[2].lines[0].get_ydata()) == 50
 
 
+def test_history_of_two_frames(scene):
+    """Too few to lay one path on another: they are shown as they are."""
+    pairs = scene.pairs(torch.tensor([[0, 1], [1, 0]]))
+    history = align(pairs, config=CONFIG).history
+    for true_path in (None, scene.world_from_cam[:2]):
+        path = show.history_figure(history, true_path=true_path).axes[4]
+        assert path.get_title() == "camera path from above"
+
+
 def test_history_of_nothing():
     with pytest.raises(InputError, match="history: expected at least one snapshot"):
         show.history_figure([])

@@ -165,8 +165,9 @@ def _draw_path_history(
     if true_path is not None:
         centres.plot(*(true_path[:, :3, 3].double() @ plane).T.numpy(), color=TRUTH_COLOR, linewidth=6, alpha=0.4)
         turns.plot(_turn_deg(true_path), color=TRUTH_COLOR, linewidth=6, alpha=0.4)
-        error = trajectory_errors(history[-1].world_from_cam, true_path)["ate_percent"]
-        title += f", ATE {error:.1f} %"
+        if len(true_path) > 2:
+            error = trajectory_errors(history[-1].world_from_cam, true_path)["ate_percent"]
+            title += f", ATE {error:.1f} %"
     shown = [history[i] for i in sorted(set(np.linspace(0, len(history) - 1, PATHS_SHOWN).round().astype(int)))]
     shades = matplotlib.colormaps["YlOrRd"](np.linspace(0.25, 0.9, len(shown)))
     for color, step in zip(shades, shown, strict=True):

@@ -63,8 +63,8 @@ def clouds_in_space(
     *,
     max_points: int = 6_000,
 ) -> go.Figure:
-    """The clouds of ``frame_clouds`` to turn, a colour a pair, and the truth in grey, at first seen from behind the
-    frame's camera; buttons lead from before to after. ``clouds_from_side`` is its still picture."""
+    """The clouds of ``frame_clouds`` to turn, a colour a pair, and the truth in grey, at first seen from behind and
+    beside the frame's camera; buttons lead from before to after. ``clouds_from_side`` is its still picture."""
     if not 1 <= max_points <= MAX_PLOTLY_POINTS:
         raise InputError(f"max_points: expected 1 to {MAX_PLOTLY_POINTS}, but it is {max_points}")
     limit = max(1, max_points // (len(before) + len(after) + 1))
@@ -88,7 +88,7 @@ def clouds_in_space(
         f"{axis}axis": {"range": span, "title": {"text": f"{axis} (m)"}}
         for axis, span in zip("xyz", torch.stack([low, high], dim=-1).tolist(), strict=True)
     }
-    behind = -1.2 * world_from_cam[:3, 2] - 0.5 * world_from_cam[:3, 1]  # y is down
+    behind = -1.5 * world_from_cam[:3, 2] - 1.2 * world_from_cam[:3, 0] - 0.7 * world_from_cam[:3, 1]  # y is down
     view = {"eye": dict(zip("xyz", behind.tolist(), strict=True)), "up": {"x": 0, "y": 0, "z": 1}}
     figure = go.Figure(traces)
     figure.update_layout(
@@ -145,7 +145,9 @@ def _pair_colors(clouds: Clouds) -> dict[tuple[int, int], str]:
 
 def _cloud_trace(points: Float[Tensor, "p 3"], color: str, name: str) -> go.Scatter3d:
     x, y, z = points.float().T.numpy()
-    return go.Scatter3d(x=x, y=y, z=z, mode="markers", marker={"size": 2, "color": color}, name=name, hoverinfo="name")
+    return go.Scatter3d(
+        x=x, y=y, z=z, mode="markers", marker={"size": 2.5, "color": color}, name=name, hoverinfo="name"
+    )
 
 
 def _middle(points: Float[Tensor, "p c"]) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
