@@ -148,7 +148,7 @@ apart = {name: pair_clouds.disagreement(of, true_cam[:3, 3]) for name, of in clo
 print(score_text({name: 100 * value for name, value in apart.items()}))
 
 # %% [markdown]
-# With true cameras each pixel's points lie on one ray, as they should. But along the ray they lie metres apart: a scale for each pair is missing. And nobody knows the cameras.
+# With true cameras each pixel's points lie on one ray, or nearly. But along the ray they lie metres apart: a scale for each pair is missing. And nobody knows the cameras.
 #
 # ## 2. Watch it run
 #
@@ -260,7 +260,7 @@ values = {"as it is": ga_of_scene(torch.eye(4)), "turned, shifted": ga_of_scene(
 print(score_text(values))
 
 # %% [markdown]
-# Nothing for turning and shifting: that is the **gauge**, seven numbers that no picture can tell. But half the size costs half the loss. GA, CMA and CTS of our scene, over its size:
+# Nothing for turning and shifting, as it should be: no video can tell where the world's origin is. It cannot tell size either; these seven numbers are the **gauge**. But half the size costs half the loss. GA, CMA and CTS of our scene, over its size:
 
 # %%
 sizes = torch.linspace(0.05, 1, 9)
@@ -457,7 +457,7 @@ assert scored_untaught["GA + CMA + CTS"]["path"] < 20
 assert scored_untaught["GA"]["path"] > scored_untaught["GA + CMA + CTS"]["path"]
 
 # %% [markdown]
-# So it was CTS that did it, at the paper's weight of 0.01; on the better pairs the same weight took only some per cent of the path. How can that be?
+# Already GA finds only a third of the way: that is all the motion that these pairs speak of. But it was CTS that took the rest, at the paper's weight of 0.01. On the better pairs the same weight took only some per cent. How can that be?
 #
 # ### How heavy may CTS be?
 #
@@ -549,7 +549,7 @@ assert abs(gap["ours"] - 0.1) < 0.02
 # The loss is zero, and there are two walls. What to do about it:
 #
 # - **Do not judge by the loss.** Judge by what it does not see: the gap (`Snapshot.gap`), or the flow that depth and cameras predict. CMA puts the latter into the loss.
-# - **Ask more pairs.** One pair that lies is believed; twenty that err independently are not. Neither are twenty that all err alike any better than one: that is the small network's case.
+# - **Ask more pairs.** One pair that lies is believed; of twenty that err independently, the majority is not far off. But twenty that all err alike are no better than one: that is the small network's case.
 # - **Turn confidence into silence.** A pixel with $C = 1$ does not count. A pair that is sure and wrong is the worst there is.
 #
 # ## 8. A wrong focal length
