@@ -524,7 +524,7 @@ assert apart.quantile(0.99) < 1e-3
 
 
 # %% [markdown]
-# The paper runs Adam for 300 iterations; the closed form is there at once. They agree.
+# The paper runs Adam for 300 iterations on the mean distance to the targets (`objectives.point_trajectory_smoothness`); the closed form is there at once. They agree.
 
 
 # %%

@@ -136,7 +136,7 @@ common = show.common_turn(aligned, truth.world_from_cam)
 axis = torch.nn.functional.normalize(roma.rotmat_to_rotvec(common), dim=0)
 along = torch.nn.functional.normalize(truth.world_from_cam[-1, :3, 3] - truth.world_from_cam[0, :3, 3], dim=0).double()
 print(score_text({"all cameras are turned by (deg)": float(rotation_angle_deg(common))}))
-print(score_text({"angle between that axis and the path (deg)": float(torch.rad2deg((axis @ along).abs().acos()))}))
+print(score_text({"that axis is off the path by (deg)": float(torch.rad2deg((axis @ along).abs().acos()))}))
 
 # %% [markdown]
 # Nine degrees, mostly about the path itself. It is no error of the reconstruction: the whole world is turned with it, and RPE, which needs no fit, says 0.1 degrees. It is an error of the *protocol*. Anything that is scored in the world
@@ -390,7 +390,7 @@ show.confusion_figure(result.motion_mask, truth)
 # An IoU of 0.56, and hardly any false alarm: all is **misses**. The right picture says of what. The box (12) moves from the first frame to the last (dots) and is found, most of it. The capsule (7) rests for six frames. The paper's label holds for a whole clip, so it is "dynamic" all the while, and the mask "misses" it.
 # No method that looks at two frames could do better, and none should. This score punishes what is right: read a score with the label's definition beside it.
 #
-# The table (0) is another matter: a third of it is called dynamic before anything touches it, and hardly more once it is pushed, slowly.
+# The table (0) is another matter: about a third of it is called dynamic before anything touches it, and hardly more once it is pushed, slowly.
 
 # %%
 missed, alarms = (~result.motion_mask & truth.motion_mask).sum(), (result.motion_mask & ~truth.motion_mask).sum()
