@@ -22,7 +22,7 @@ from c4d_nb.ego_flow import ego_flow_masks, pair_ego_flows
 from c4d_nb.errors import InputError
 from c4d_nb.kubric.truth import complete_truth
 from c4d_nb.mask_evaluation import Correspondences, correspondences, robust
-from c4d_nb.metrics import temporal_smoothness, trajectory_errors, video_depth
+from c4d_nb.metrics import path_share, temporal_smoothness, trajectory_errors, video_depth
 from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.pointmaps.grid import PixelGrid
 from c4d_nb.pointmaps.inference import pointmaps_on_grid
@@ -32,6 +32,7 @@ GA_ONLY = AlignConfig(weight_cma=0.0, weight_cts=0.0)
 """DUSt3R's formulation."""
 SCORES = {
     "ATE (% of path)": "ate_percent",
+    "path (share of true)": "path_share",
     "RPE transl. (m)": "rpe_t",
     "RPE rot. (deg)": "rpe_r_deg",
     "AbsRel": "abs_rel",
@@ -73,10 +74,14 @@ def alignments(given: Inputs) -> Iterator[tuple[str, Alignment]]:
 
 
 def scores_of(aligned: Alignment, grid: PixelGrid, truth: Truth) -> dict[str, float]:
-    """By the names of ``SCORES``' keys in ``metrics``; depth is brought to the truth's size bilinearly."""
+    """By the names of ``SCORES``' keys in ``metrics``; depth is brought to the truth's size bilinearly.
+
+    ATE fits the scale of the path and so does not see a path that has shrunk; ``path_share`` does.
+    """
     depth, intrinsics = grid.upsample(aligned.depth), grid.intrinsics_to_full(aligned.intrinsics)
     return (
         trajectory_errors(aligned.world_from_cam, truth.world_from_cam)
+        | {"path_share": path_share(aligned.world_from_cam, depth, truth)}
         | video_depth(depth, truth.depth)
         | temporal_smoothness(depth, intrinsics, aligned.world_from_cam, truth)
     )

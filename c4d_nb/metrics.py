@@ -118,6 +118,23 @@ def align_path(
     return aligned if alignment == "none" else target[0] @ invert(aligned[0]) @ aligned
 
 
+def at_scale_of_depth(
+    world_from_cam: Float[Tensor, "t 4 4"], depth: Float[Tensor, "t h w"], truth: Truth
+) -> Float[Tensor, "t 4 4"]:
+    """The camera path in the truth's world **without** a scale of its own: in the unit in which the median depth is
+    right, by the best rigid motion. A Sim(3) would hide that a path is too short."""
+    unit = truth.depth.median() / depth.median()
+    scaled = pose(world_from_cam[:, :3, :3], unit * world_from_cam[:, :3, 3])
+    return align_path(scaled, truth.world_from_cam, alignment="se3")
+
+
+def path_share(world_from_cam: Float[Tensor, "t 4 4"], depth: Float[Tensor, "t h w"], truth: Truth) -> float:
+    """The length of the camera's path over that of the true one, in the unit in which the median depth is right."""
+    placed = at_scale_of_depth(world_from_cam, depth, truth)
+    found, true = (path[:, :3, 3].diff(dim=0).norm(dim=-1).sum() for path in (placed, truth.world_from_cam))
+    return float(found / true)
+
+
 def associate_timestamps(
     first_s: Float[Tensor, "n"], second_s: Float[Tensor, "m"], *, max_difference_s: float = 0.02
 ) -> Int[Tensor, "p 2"]:

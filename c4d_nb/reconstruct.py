@@ -88,6 +88,8 @@ def reconstruct(
     _check_clip(clip)
     if masks is not None and masks.shape != clip.frames.shape[:3]:
         raise InputError(f"masks: expected a shape of {tuple(clip.frames.shape[:3])}, but it is {tuple(masks.shape)}")
+    if config.own_masks not in ("replace", "combine"):
+        raise InputError(f"own_masks: expected 'replace' or 'combine', but it is {config.own_masks!r}")
     if clip.intrinsics is not None:
         check_intrinsics(clip.intrinsics)
 

@@ -68,7 +68,7 @@ from c4d_nb.alignment_evaluation import GA_ONLY, inputs_of, scores_of
 from c4d_nb.camera import invert, pinhole, pose, transform
 from c4d_nb.kubric.truth import complete_truth
 from c4d_nb.mask_evaluation import correspondences, robust
-from c4d_nb.metrics import align_path, trajectory_errors, video_depth
+from c4d_nb.metrics import align_path, at_scale_of_depth, path_share, trajectory_errors, video_depth
 from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.pointmaps.inference import pointmaps_on_grid
 from c4d_nb.pointmaps.two_view import TwoViewConfig, filled_by_network, two_view_pointmaps
@@ -384,7 +384,7 @@ columns |= {"AbsRel": "abs_rel", "δ < 1.25": "delta_1", "flicker (m)": "traject
 
 
 def scores(aligned: Alignment) -> dict[str, float]:
-    share = show.path_share(aligned.world_from_cam, aligned.depth, truth)
+    share = path_share(aligned.world_from_cam, aligned.depth, truth)
     return scores_of(aligned, grid, truth) | {"path": 100 * share}
 
 
@@ -447,7 +447,7 @@ ended = untaught["GA + CMA + CTS"]
 show.paths_figure(
     {
         "after the best Sim(3)": align_path(ended.world_from_cam, true_path),
-        "at the scale of depth": show.at_scale_of_depth(ended.world_from_cam, ended.depth, truth),
+        "at the scale of depth": at_scale_of_depth(ended.world_from_cam, ended.depth, truth),
     },
     true_path,
 )
@@ -473,8 +473,7 @@ swept = {
 
 # %%
 lengths = {
-    name: [100 * show.path_share(of.world_from_cam, of.depth, truth) for of in aligned]
-    for name, aligned in swept.items()
+    name: [100 * path_share(of.world_from_cam, of.depth, truth) for of in aligned] for name, aligned in swept.items()
 }
 errors = {
     name: [trajectory_errors(of.world_from_cam, true_path)["ate_percent"] for of in aligned]

@@ -303,3 +303,9 @@ def test_own_masks_replace_or_join_ours(small_clip, small_result):
 def test_own_masks_of_another_size(small_clip):
     with pytest.raises(InputError, match=r"^masks: expected a shape of"):
         reconstruct(small_clip, masks=torch.zeros(len(small_clip), 5, 5, dtype=torch.bool))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_own_masks_are_replaced_or_combined_only(small_clip):
+    with pytest.raises(InputError, match=r"^own_masks: expected 'replace' or 'combine'"):
+        reconstruct(small_clip, ReconstructConfig(own_masks="join"))

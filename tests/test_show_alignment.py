@@ -13,7 +13,7 @@ from c4d_nb.alignment import AlignConfig, Alignment, align
 from c4d_nb.camera import invert, pose, transform
 from c4d_nb.clip import Truth
 from c4d_nb.errors import InputError
-from c4d_nb.metrics import align_path, trajectory_errors
+from c4d_nb.metrics import align_path, at_scale_of_depth, path_share, trajectory_errors
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
 from c4d_nb.show import alignment as show
 from c4d_nb.show import pair_clouds, widgets
@@ -106,8 +106,8 @@ def test_history_of_nothing():
 
 def test_a_short_path_is_seen_at_the_scale_of_depth(true):
     half = pose(true.world_from_cam[:, :3, :3], 0.5 * true.world_from_cam[:, :3, 3])
-    assert show.path_share(half, true.depth, true) == pytest.approx(0.5, rel=1e-4)
-    assert show.path_share(half, 0.5 * true.depth, true) == pytest.approx(1, rel=1e-4)
+    assert path_share(half, true.depth, true) == pytest.approx(0.5, rel=1e-4)
+    assert path_share(half, 0.5 * true.depth, true) == pytest.approx(1, rel=1e-4)
     assert trajectory_errors(half, true.world_from_cam)["ate_percent"] < 1e-3  # which a Sim(3) does not see
 
 
@@ -115,7 +115,7 @@ def test_the_path_at_the_scale_of_depth_lies_on_the_true_one(true):
     gauge = pose(roma.rotvec_to_rotmat(torch.tensor([0.3, -0.2, 0.5])), torch.tensor([1.0, 2, 3]))
     moved = gauge @ true.world_from_cam
     moved = pose(moved[:, :3, :3], 3 * moved[:, :3, 3])
-    placed = show.at_scale_of_depth(moved, 3 * true.depth, true)
+    placed = at_scale_of_depth(moved, 3 * true.depth, true)
     torch.testing.assert_close(placed.float(), true.world_from_cam, atol=1e-4, rtol=0)
 
 

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from c4d_nb.alignment import Snapshot
-from c4d_nb.camera import pose, rotation_angle_deg
-from c4d_nb.clip import Truth
+from c4d_nb.camera import rotation_angle_deg
 from c4d_nb.errors import InputError
 from c4d_nb.metrics import align_path, trajectory_errors
 from c4d_nb.show.figures import TRUTH_COLOR, ground_axes
@@ -62,23 +61,6 @@ def history_figure(
         ax.grid(alpha=0.3)
     _draw_path_history(axes[1, 1], axes[1, 2], history, true_path)
     return figure
-
-
-def at_scale_of_depth(
-    world_from_cam: Float[Tensor, "t 4 4"], depth: Float[Tensor, "t h w"], truth: Truth
-) -> Float[Tensor, "t 4 4"]:
-    """The camera path in the truth's world **without** a scale of its own: in the unit in which the median depth is
-    right, by the best rigid motion. A Sim(3) would hide that a path is too short."""
-    unit = truth.depth.median() / depth.median()
-    scaled = pose(world_from_cam[:, :3, :3], unit * world_from_cam[:, :3, 3])
-    return align_path(scaled, truth.world_from_cam, alignment="se3")
-
-
-def path_share(world_from_cam: Float[Tensor, "t 4 4"], depth: Float[Tensor, "t h w"], truth: Truth) -> float:
-    """The length of the camera's path over that of the true one, in the unit in which the median depth is right."""
-    placed = at_scale_of_depth(world_from_cam, depth, truth)
-    found, true = (path[:, :3, 3].diff(dim=0).norm(dim=-1).sum() for path in (placed, truth.world_from_cam))
-    return float(found / true)
 
 
 def paths_figure(paths: Mapping[str, Float[Tensor, "t 4 4"]], true: Float[Tensor, "t 4 4"]) -> Figure:

@@ -14,6 +14,7 @@ from c4d_nb.clip import load_clip
 from c4d_nb.datasets.tum import read_trajectory
 from c4d_nb.errors import InputError
 from c4d_nb.export import FORMATS
+from c4d_nb.export.check import optional_package
 from c4d_nb.export.ply import read_ply
 from c4d_nb.inspection import BLURRED, CUT, VideoSigns, result_signs, video_signs
 from c4d_nb.reconstruction import Reconstruction
@@ -123,9 +124,7 @@ def _kilobytes(path: Path) -> int:
 
 def _contents(name: str, path: Path) -> str:
     if name == "colmap":
-        import pycolmap
-
-        model = pycolmap.Reconstruction(str(path / "sparse" / "0"))
+        model = optional_package("pycolmap", "COLMAP's model").Reconstruction(str(path / "sparse" / "0"))
         return f"{len(model.images)} images, {len(model.cameras)} cameras, {len(model.points3D)} points"
     if name == "nerfstudio":
         count = len(json.loads((path / "transforms.json").read_text())["frames"])
@@ -136,8 +135,7 @@ def _contents(name: str, path: Path) -> str:
         counts = [len(read_ply(file)) for file in sorted(path.iterdir())]
         return f"{len(counts)} frames of {min(counts)} to {max(counts)} points"
     if name == "glb":
-        import trimesh
-
+        trimesh = optional_package("trimesh", "GLB")
         return f"{len(trimesh.load(path, force='scene').geometry)} geometries"
     if name == "tum":
         return f"{len(read_trajectory(path).world_from_cam)} poses"
