@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import roma
 import torch
 from scenes import room
 
-from c4d_nb.alignment import AlignConfig, FastConfig, align, align_fast
+from c4d_nb.alignment import AlignConfig, FastConfig, align, align_fast, fast
 from c4d_nb.alignment.fast import alternate
 from c4d_nb.alignment.initialise import Guess
 from c4d_nb.alignment.inputs import check_problem
@@ -17,10 +18,12 @@ from c4d_nb.alignment.normal import NormalEquations, columns, similarity_quadrat
 from c4d_nb.alignment.objectives import camera_trajectory_smoothness, frame_points, global_alignment, observations
 from c4d_nb.alignment.solve import begin, descend
 from c4d_nb.camera import pose
-from c4d_nb.clip import PairPointmaps
+from c4d_nb.clip import PairPointmaps, load_clip
 from c4d_nb.metrics import trajectory_errors, video_depth
+from c4d_nb.noise_study import exact_inputs
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
 
+DATA = Path(__file__).resolve().parent.parent / "data"
 T, SIZE = 6, (24, 32)
 
 
@@ -82,13 +85,60 @@ def test_exact_pairs_give_the_truth(scene, pairs, flows):
     torch.testing.assert_close(found.intrinsics[:, 0, 0], torch.full((T,), 30.0), rtol=1e-3, atol=0)
 
 
+def plain_ga(pairs, found):
+    """Of a guess or of what was found from it."""
+    points = frame_points(found.depth, found.intrinsics, found.world_from_cam)
+    return global_alignment(observations(pairs), points, found.world_from_pair).item()
+
+
+EXACT = [pytest.param({"weight_cma": 0.0, "weight_cts": 0.0}, id="ga"), pytest.param({}, id="paper")]
+
+
+@pytest.mark.parametrize("weights", EXACT)
+def test_exact_pairs_are_not_left_behind(scene, pairs, flows, weights):
+    """However long it goes on: rounds must not undo, a little more each, what the one before them did."""
+    problem = check_problem(pairs, flows, None, None, None, None, None)
+    guess = begin(problem)
+    found = alternate(problem, guess, FastConfig(rounds=60, tolerance=0.0, **weights))
+    assert plain_ga(pairs, found) <= plain_ga(pairs, guess)
+    assert trajectory_errors(found.world_from_cam.double(), scene.world_from_cam)["ate_percent"] < 0.1
+
+
+@pytest.mark.parametrize("weights", EXACT)
+@pytest.mark.parametrize("clip", ["movi_e", "panning_movi_e"])
+def test_exact_inputs_of_a_clip_are_not_left_behind(clip, weights):
+    given = exact_inputs(load_clip(DATA / f"{clip}.npz").truth, long_side=24)
+    problem = check_problem(given.pairs, given.flows, given.motion_masks, given.valid, None, None, None)
+    guess = begin(problem)
+    found = alternate(problem, guess, FastConfig(rounds=60, tolerance=0.0, **weights))
+    assert plain_ga(given.pairs, found) <= plain_ga(given.pairs, guess)
+    assert trajectory_errors(found.world_from_cam, given.truth.world_from_cam)["ate_percent"] < 0.1
+
+
+def test_exact_pairs_from_a_bad_start(scene, pairs):
+    """Here no round is held back: they themselves lead to the truth and stay there."""
+    problem = check_problem(pairs, None, None, None, None, None, None)
+    guess = shaken(begin(problem), torch.Generator().manual_seed(0))
+    found = alternate(problem, guess, FastConfig(rounds=60, tolerance=0.0, weight_cts=0.0))
+    assert plain_ga(pairs, found) < 1e-5
+    assert trajectory_errors(found.world_from_cam.double(), scene.world_from_cam)["ate_percent"] < 0.1
+
+
+def test_rounds_that_raise_the_sum_are_undone(scene, pairs, flows, monkeypatch):
+    """With steps that are three times too long."""
+    monkeypatch.setattr(fast, "BEYOND", 3.0)
+    problem = check_problem(noisy(scene, pairs, 0), flows, None, None, None, None, None)
+    sums = sum(alternate(problem, begin(problem), FastConfig(full_rounds=0)).losses.values()).double()
+    assert (sums.diff() <= 0).all()
+    assert (sums.diff() == 0).any()
+    assert sums[-1] < 0.99 * sums[0]
+
+
 def test_ga_is_that_of_the_plain_objective(scene, pairs):
     """The loss that is told is the loss of the scene that is returned, with the scale pinned."""
     off = noisy(scene, pairs, 0)
     found = align_fast(off)
-    points = frame_points(found.depth, found.intrinsics, found.world_from_cam)
-    ga = global_alignment(observations(off), points, found.world_from_pair)
-    assert found.losses["ga"][-1].item() == pytest.approx(ga.item(), rel=1e-4)
+    assert found.losses["ga"][-1].item() == pytest.approx(plain_ga(off, found), rel=1e-4)
     cts = 0.01 * camera_trajectory_smoothness(found.world_from_cam)
     assert found.losses["cts"][-1].item() == pytest.approx(cts.item(), rel=1e-4)
     scale = found.world_from_pair[:, :3, :3].det().pow(1 / 3)

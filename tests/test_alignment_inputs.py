@@ -181,7 +181,9 @@ def test_poses_that_are_none_are_refused(pairs, solver, value):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_focal_of_each_frame(pairs, solver):
-    """Free, it goes its own way in every frame."""
+    """Free, it goes its own way in every frame, where pairs are not exact."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = replace(pairs, xyz_1=pairs.xyz_1 * (1 + 0.05 * torch.randn(pairs.xyz_1.shape, generator=generator)))
     config = {"shared_focal": False}
     found = solver(pairs, config=AlignConfig(iterations=3, **config)) if solver is SOLVERS[0].values[0] else None
     found = found or solver(pairs, config=FastConfig(rounds=2, full_rounds=1, **config))

@@ -147,8 +147,8 @@ def similarity_moments_pass(
     start, stop, first, edge, second, xyz_1, xyz_2, weight_1, weight_2, unit, similarity, pixels, a, depth, softening,
     moments,
 ):  # fmt: skip
-    """Per observation 24 weighted sums: of 1, q, X, X q^T and |q|^2, with q the pair's point and X the world's, of GA
-    itself, and of X X^T (upper triangle)."""
+    """Per observation 24 weighted sums: of 1, q, X, X q^T and |q|^2, with q the pair's point and X the world's, of
+    the squared distance (GA itself, but for what is softened), and of X X^T (upper triangle)."""
     p = depth.shape[1]
     points = np.empty((3, TILE), depth.dtype)
     zero, tiny = depth.dtype.type(0), depth.dtype.type(1e-30)
@@ -178,8 +178,8 @@ def similarity_moments_pass(
                     ez = s20 * q0 + s21 * q1 + s22 * q2 + s23 - z[k]
                     length = math.sqrt(ex * ex + ey * ey + ez * ez + tiny)
                     known = number(w[k])
-                    value += known * length
                     share = known / (length if length > soft else soft)
+                    value += share * length * length
                     px, py, pz = share * x[k], share * y[k], share * z[k]
                     total += share
                     sum_q0 += share * q0

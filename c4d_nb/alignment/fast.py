@@ -3,10 +3,15 @@
 Each round treats the distances of GA, the errors of CMA and the steps of CTS as squares of their present weight
 (iteratively reweighted least squares) and solves in turn
 
-1. depth, pixel by pixel: the point of the ray that is nearest to all that is said of it;
-2. the cameras and the focal length, while each pixel's depth answers any motion along its ray;
+1. the cameras and the focal length, while each pixel's depth answers any motion along its ray;
+2. depth, pixel by pixel: the point of the ray that is nearest to all that is said of it;
 3. the pairs' similarities and, with them, one similarity a frame: what bends or stretches the whole video, which
-   nothing that moves frames or pairs alone would straighten soon.
+   nothing that moves frames or pairs alone would straighten soon;
+4. depth again.
+
+Depth has to answer each of the two moves before the other one looks: pairs that follow points which a camera has left
+behind make each round undo a little more than the last did, and where inputs are exact nothing else stops that. A round
+that raises the objectives' sum is not kept.
 
 A dozen rounds look at every s-th pixel only; a few at all of them. Scale is pinned as in ``align``: at the optimum
 every pair's wish to shrink is the same, ``sigma dGA/dsigma = GA / e``, and that enters step 3.
@@ -29,7 +34,6 @@ from c4d_nb.alignment.initialise import Guess, frame_confidence
 from c4d_nb.alignment.inputs import Problem, check_problem
 from c4d_nb.alignment.normal import (
     FOCAL,
-    FREEDOMS,
     SCALE,
     NormalEquations,
     between_frames,
@@ -51,6 +55,8 @@ SOFTENING = 1e-3
 MAX_ERROR_PX = 50.0
 BEYOND = 1.3
 """Step over the one that is solved for: reweighted steps fall short. At 1.7 it no longer settled on real pairs."""
+SHORTEST = BEYOND / 8
+"""A round that raises the sum is tried anew with steps half as long, down to this; then the rounds end."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +95,15 @@ class _State:
 
 @dataclass(frozen=True, eq=False)
 class _Settled:
-    """What step 1 leaves: the objectives (GA after it, CMA before), and how GA pulls each camera and CMA each edge."""
+    """What depth leaves: the objectives (GA after it, CMA before), and how GA pulls each camera and CMA each edge."""
 
     losses: dict[str, float]
     rays: Float[Tensor, "t 8 8"]
     motion: Float[Tensor, "e 17 17"] | None
+
+    @property
+    def sum(self) -> float:
+        return sum(self.losses.values())
 
 
 def align_fast(
@@ -109,8 +119,8 @@ def align_fast(
     on_step: Callable[[Snapshot], None] | None = None,
 ) -> Alignment:
     """Stage 1 solved by closed forms. Inputs, objectives, result and errors are those of ``align``; ``losses`` has a
-    value a round, and snapshots are of the pixels that the round looks at. It works on the CPU in single precision,
-    wherever its inputs are."""
+    value a round, of the best scene up to then, and snapshots are of the pixels that the round looks at. It works on
+    the CPU in single precision, wherever its inputs are."""
     problem = check_problem(pairs, flows, motion_masks, flow_valid, intrinsics, focal_px, world_from_cam).on_cpu()
     return alternate(problem, begin(problem), config, on_step).to(pairs.xyz_1.device)
 
@@ -128,63 +138,79 @@ def alternate(
     state = _State(
         start[:, grid], guess.world_from_cam.double(), guess.world_from_pair.double(), guess.intrinsics.double()
     )
+    _pin_scale(state)
     losses, history = [], []
     progress = tqdm(total=config.rounds + config.full_rounds, desc="closed forms", leave=False)
 
-    def go(level: _Level, rounds: int, first_repeats: int) -> None:
-        settled = _settle(level, state, config, first_repeats)
+    def go(level: _Level, state: _State, rounds: int, first_repeats: int) -> _State:
+        settled, beyond = _settle(level, state, config, first_repeats), BEYOND
         for step in range(rounds):
             if config.record_every and len(losses) % config.record_every == 0:
                 history.append(_snapshot(len(losses), level, state, problem, config))
                 if on_step is not None:
                     on_step(history[-1])
-            before = sum(settled.losses.values())
-            _move(level, state, settled, problem, config)
-            settled = _settle(level, state, config, repeats=6)
+            moved = replace(state)
+            found = _round(level, moved, settled, beyond, problem, config)
+            before, gain = settled.sum, settled.sum - found.sum
+            if gain >= 0:
+                state, settled = moved, found
+            beyond = min(BEYOND, 2 * beyond) if gain >= 0 else beyond / 2
             losses.append(settled.losses)
             progress.update()
             progress.set_postfix({name: f"{value:.4g}" for name, value in settled.losses.items()})
-            if step > 2 and abs(before - sum(settled.losses.values())) < config.tolerance * before:
+            if beyond < SHORTEST or (step > 2 and 0 <= gain < config.tolerance * before):
                 break
+        return state
 
-    go(level, config.rounds, first_repeats=8)
+    state = go(level, state, config.rounds, first_repeats=8)
     ratio = (state.depth / start[:, grid]).median(dim=1, keepdim=True).values
     state.depth = start * ratio
-    go(whole, config.full_rounds, first_repeats=20)
+    state = go(whole, state, config.full_rounds, first_repeats=20)
     progress.close()
     return replace(_result(problem, state, losses, (t, h, w)), history=tuple(history))
 
 
-def _move(level: _Level, state: _State, settled: _Settled, problem: Problem, config: FastConfig) -> None:
-    """Steps 2 and 3: cameras, then pairs and frames together."""
-    t, known_poses = len(problem), problem.world_from_cam is not None
-    smoothness = 0.0 if known_poses else config.weight_cts / config.weight_ga * _count(level)
-    path = torch.stack([torch.arange(t - 1), torch.arange(1, t)], -1)
-    motion = NormalEquations(t)
-    if settled.motion is not None:
-        motion.add_edges(problem.pairs.edges, settled.motion)
+def _round(
+    level: _Level, state: _State, settled: _Settled, beyond: float, problem: Problem, config: FastConfig
+) -> _Settled:
+    """The four steps. Changes ``state``, but none of its tensors."""
+    smoothness = 0.0 if problem.world_from_cam is not None else config.weight_cts / config.weight_ga * _count(level)
+    _move_cameras(state, settled, _between_frames(state, settled, smoothness, problem), beyond, problem, config)
+    settled = _settle(level, state, config, repeats=2)
+    equations = _between_frames(state, settled, smoothness, problem)
+    _move_pairs_and_frames(level, state, equations, smoothness, beyond, problem)
+    _pin_scale(state)
+    return _settle(level, state, config, repeats=4)
 
-    nothing, centres = columns(t, []), state.world_from_cam[:, :3, 3]
+
+def _between_frames(state: _State, settled: _Settled, smoothness: float, problem: Problem) -> NormalEquations:
+    """CMA and CTS by the frames."""
+    t = len(problem)
+    equations = NormalEquations(t)
+    if settled.motion is not None:
+        equations.add_edges(problem.pairs.edges, settled.motion)
+    path = torch.stack([torch.arange(t - 1), torch.arange(1, t)], -1)
+    equations.add_edges(path, smoothness * smoothness_gram(state.world_from_cam))
+    return equations
+
+
+def _move_cameras(
+    state: _State, settled: _Settled, equations: NormalEquations, beyond: float, problem: Problem, config: FastConfig
+) -> None:
+    """Step 1."""
+    t, known_poses = len(problem), problem.world_from_cam is not None
+    nothing = columns(t, [])
     focal = nothing if problem.known_intrinsics else columns(t, [FOCAL])
     own = [nothing if known_poses else columns(t, POSE), nothing if config.shared_focal else focal]
-    common = [unit_column(centres) if known_poses else nothing, focal if config.shared_focal else nothing]
-    equations = motion.after(torch.zeros(t, FREEDOMS, dtype=torch.float64))
-    equations.add_edges(path, smoothness * smoothness_gram(state.world_from_cam))
+    unit = unit_column(state.world_from_cam[:, :3, 3]) if known_poses else nothing
+    common = [unit, focal if config.shared_focal else nothing]
     equations.add_frames(settled.rays, [*POSE, FOCAL])
-    step = BEYOND * equations.solve(torch.cat(own, -1), torch.cat(common, -1))
-    _move_frames(state, step, problem)
-
-    centres = state.world_from_cam[:, :3, 3]
-    own = zoom_column(centres) if known_poses else columns(t, [*POSE, SCALE])
-    equations = motion.after(step)
-    equations.add_edges(path, smoothness * smoothness_gram(state.world_from_cam))
-    length = smoothness * float(centres.diff(dim=0).norm(dim=-1).sum())
-    _move_pairs_and_frames(level, state, equations, own, length, problem)
-    _pin_scale(state)
+    _move_frames(state, beyond * equations.solve(torch.cat(own, -1), torch.cat(common, -1)), problem)
 
 
 def _settle(level: _Level, state: _State, config: FastConfig, repeats: int) -> _Settled:
-    """Step 1. Changes ``state``."""
+    """Steps 2 and 4. Changes ``state``."""
+    state.depth = state.depth.clone()
     from_image, _ = image_maps(state.world_from_cam, state.intrinsics)
     t, axes, image = len(state.depth), _numbers(state.world_from_cam[:, :3, :3]), _numbers(from_image)
     pull, stiffness = torch.zeros_like(state.depth), torch.zeros_like(state.depth)
@@ -231,9 +257,12 @@ def _camera_motion(
 
 
 def _move_pairs_and_frames(
-    level: _Level, state: _State, equations: NormalEquations, free: Tensor, length: float, problem: Problem
+    level: _Level, state: _State, equations: NormalEquations, smoothness: float, beyond: float, problem: Problem
 ) -> None:
-    """Step 3: the pairs' steps are eliminated, then follow from the frames'. ``length``: what else grows with scale."""
+    """Step 3: the pairs' steps are eliminated, then follow from the frames'."""
+    centres = state.world_from_cam[:, :3, 3]
+    free = columns(len(problem), [*POSE, SCALE]) if problem.world_from_cam is None else zoom_column(centres)
+    length = smoothness * float(centres.diff(dim=0).norm(dim=-1).sum())  # what else grows with scale
     edges, moments = problem.pairs.edges, _moments(level, state)
     square, pull = similarity_quadratics(moments, state.world_from_pair[:, None])
     value = moments[..., 17].sum(1)
@@ -255,8 +284,8 @@ def _move_pairs_and_frames(
     of_frames = step[edges][..., :7]
     own = (inverse @ (own + (square @ of_frames[..., None])[..., 0].sum(1))[..., None])[..., 0]
     own = torch.where(informed[:, None], own, of_frames.mean(1))
-    _move_frames(state, BEYOND * step, problem)
-    state.world_from_pair = _similarity(BEYOND * own) @ state.world_from_pair
+    _move_frames(state, beyond * step, problem)
+    state.world_from_pair = _similarity(beyond * own) @ state.world_from_pair
 
 
 def _move_frames(state: _State, step: Float[Tensor, "t 8"], problem: Problem) -> None:

@@ -1,4 +1,4 @@
-"""Normal equations between frames: what moves each, and how the objectives pull (step 2 and 3 of ``fast``).
+"""Normal equations between frames: what moves each, and how the objectives pull (steps 1 and 3 of ``fast``).
 
 A frame has 8 freedoms: a similarity of its camera and points in the world (3 of translation, 3 of rotation, 1 of
 scale) and log f. An objective between frames n and m, such as CMA or CTS, adds a quadratic in the 16 of both.
@@ -35,13 +35,6 @@ class NormalEquations:
             self.pull.index_add_(0, n, gram[:, rows, -1])
             for columns, m in zip(parts, both, strict=True):
                 cells.index_add_(0, n * t + m, gram[:, rows, columns])
-
-    def after(self, step: Float[Tensor, "t 8"]) -> "NormalEquations":
-        """What remains to be done when ``step`` has been taken."""
-        found = NormalEquations(len(step))
-        found.matrix = self.matrix.clone()
-        found.pull = self.pull - torch.einsum("tuij,uj->ti", self.matrix, step)
-        return found
 
     def solve(self, own: Float[Tensor, "t 8 c"], common: Float[Tensor, "t 8 k"]) -> Float[Tensor, "t 8"]:
         """The best step: of each frame a combination of its ``own`` columns, of all a combination of the ``common``
