@@ -52,9 +52,9 @@ from c4d_nb.clip import PairPointmaps
 POSE = [0, 1, 2, 3, 4, 5]
 SOFTENING = 1e-3
 """Distances below this share of the median depth count as that long when they are weighed."""
-MAX_ERROR_PX = 50.0
-BEYOND = 1.3
-"""Step over the one that is solved for: reweighted steps fall short. At 1.7 it no longer settled on real pairs."""
+MAX_ERROR_PX = np.float32(50)
+BEYOND = 1.4
+"""Step over the one that is solved for: reweighted steps fall short."""
 SHORTEST = BEYOND / 8
 """A round that raises the sum is tried anew with steps half as long, down to this; then the rounds end."""
 
@@ -95,11 +95,12 @@ class _State:
 
 @dataclass(frozen=True, eq=False)
 class _Settled:
-    """What depth leaves: the objectives (GA after it, CMA before), and how GA pulls each camera and CMA each edge."""
+    """What depth leaves: the objectives (GA after it, CMA before), and how GA pulls each camera."""
 
     losses: dict[str, float]
     rays: Float[Tensor, "t 8 8"]
-    motion: Float[Tensor, "e 17 17"] | None
+    motion_scale: float
+    """Of CMA's sum beside GA's."""
 
     @property
     def sum(self) -> float:
@@ -175,89 +176,85 @@ def _round(
 ) -> _Settled:
     """The four steps. Changes ``state``, but none of its tensors."""
     smoothness = 0.0 if problem.world_from_cam is not None else config.weight_cts / config.weight_ga * _count(level)
-    _move_cameras(state, settled, _between_frames(state, settled, smoothness, problem), beyond, problem, config)
-    settled = _settle(level, state, config, repeats=2)
-    equations = _between_frames(state, settled, smoothness, problem)
-    _move_pairs_and_frames(level, state, equations, smoothness, beyond, problem)
+    motion = NormalEquations(len(problem))
+    if level.flows is not None:
+        motion.add_edges(problem.pairs.edges, settled.motion_scale * _camera_motion(level, state))
+    step = _move_cameras(state, settled, motion, smoothness, beyond, problem, config)
+    _settle(level, state, config, repeats=2)
+    _move_pairs_and_frames(level, state, motion.after(step), smoothness, beyond, problem)
     _pin_scale(state)
-    return _settle(level, state, config, repeats=4)
-
-
-def _between_frames(state: _State, settled: _Settled, smoothness: float, problem: Problem) -> NormalEquations:
-    """CMA and CTS by the frames."""
-    t = len(problem)
-    equations = NormalEquations(t)
-    if settled.motion is not None:
-        equations.add_edges(problem.pairs.edges, settled.motion)
-    path = torch.stack([torch.arange(t - 1), torch.arange(1, t)], -1)
-    equations.add_edges(path, smoothness * smoothness_gram(state.world_from_cam))
-    return equations
+    return _settle(level, state, config, repeats=3)
 
 
 def _move_cameras(
-    state: _State, settled: _Settled, equations: NormalEquations, beyond: float, problem: Problem, config: FastConfig
-) -> None:
-    """Step 1."""
+    state: _State,
+    settled: _Settled,
+    motion: NormalEquations,
+    smoothness: float,
+    beyond: float,
+    problem: Problem,
+    config: FastConfig,
+) -> Float[Tensor, "t 8"]:
+    """Step 1; returns what was done."""
     t, known_poses = len(problem), problem.world_from_cam is not None
     nothing = columns(t, [])
     focal = nothing if problem.known_intrinsics else columns(t, [FOCAL])
     own = [nothing if known_poses else columns(t, POSE), nothing if config.shared_focal else focal]
     unit = unit_column(state.world_from_cam[:, :3, 3]) if known_poses else nothing
     common = [unit, focal if config.shared_focal else nothing]
+    equations = motion.copy()
+    equations.add_edges(_path(t), smoothness * smoothness_gram(state.world_from_cam))
     equations.add_frames(settled.rays, [*POSE, FOCAL])
-    _move_frames(state, beyond * equations.solve(torch.cat(own, -1), torch.cat(common, -1)), problem)
+    step = beyond * equations.solve(torch.cat(own, -1), torch.cat(common, -1))
+    _move_frames(state, step, problem)
+    return step
 
 
 def _settle(level: _Level, state: _State, config: FastConfig, repeats: int) -> _Settled:
     """Steps 2 and 4. Changes ``state``."""
     state.depth = state.depth.clone()
-    from_image, _ = image_maps(state.world_from_cam, state.intrinsics)
+    from_image, to_image = image_maps(state.world_from_cam, state.intrinsics)
     t, axes, image = len(state.depth), _numbers(state.world_from_cam[:, :3, :3]), _numbers(from_image)
     pull, stiffness = torch.zeros_like(state.depth), torch.zeros_like(state.depth)
-    motion, losses = None, {"ga": 0.0}
+    losses, motion_scale = {"ga": 0.0}, 0.0
     if level.flows is not None:
-        value, kept, gram = _camera_motion(level, state, pull, stiffness)
-        share = 1 / max(1.0, kept)
-        losses["cma"] = config.weight_cma * share * value
-        scale = config.weight_cma / config.weight_ga * _count(level) * share
-        pull, stiffness = scale * pull, scale * stiffness
-        # The cameras' part is that of the thinned pixels, as if every other were like its neighbour there.
-        motion = scale * pull.shape[1] / len(level.thinned) * between_frames(gram)
+        (first, leaving), target = level.flows.by_frame, level.flows.edges[:, 1]
+        kept, value = np.zeros(len(leaving)), np.zeros(len(leaving))
+        kernels.over_frames(
+            closed_forms.camera_motion_depth_pass, t, first, leaving, level.flows.flow.flatten(1).numpy(),
+            level.flows.static.numpy(), _numbers(to_image[target]), level.flows.pixels.numpy(), image,
+            state.depth.numpy(), MAX_ERROR_PX, kept, value, pull.numpy(), stiffness.numpy(),
+        )  # fmt: skip
+        share = config.weight_cma / max(1.0, kept.sum())
+        losses["cma"] = share * value.sum()
+        motion_scale = share / config.weight_ga * _count(level)
     rays, value = np.zeros((t, 8, 8)), np.zeros(t)
     kernels.over_frames(
         closed_forms.settle_depth_pass, t, *_stored(level.pairs), _numbers(state.world_from_pair[:, :3]),
-        level.pairs.pixels.numpy(), image, pull.numpy(), stiffness.numpy(), _softening(state), axes, repeats,
-        state.depth.numpy(), rays, value,
+        level.pairs.pixels.numpy(), image, (motion_scale * pull).numpy(), (motion_scale * stiffness).numpy(),
+        _softening(state), axes, repeats, state.depth.numpy(), rays, value,
     )  # fmt: skip
     losses["ga"] = config.weight_ga * value.sum() / _count(level)
     losses["cts"] = config.weight_cts * float(camera_trajectory_smoothness(state.world_from_cam))
-    return _Settled(losses, torch.from_numpy(rays), motion)
+    return _Settled(losses, torch.from_numpy(rays), motion_scale)
 
 
-def _camera_motion(
-    level: _Level, state: _State, pull: Tensor, stiffness: Tensor
-) -> tuple[float, float, Float[Tensor, "e 10 10"]]:
-    """CMA's sum and what it is to be divided by; by depth, added to ``pull`` and ``stiffness``, and by the cameras."""
+def _camera_motion(level: _Level, state: _State) -> Float[Tensor, "e 17 17"]:
+    """How CMA pulls each edge: as the thinned pixels say, as if every other were like its neighbour there."""
     from_image, to_image = image_maps(state.world_from_cam, state.intrinsics)
     (first, leaving), target = level.flows.by_frame, level.flows.edges[:, 1]
-    second, image = _numbers(to_image[target]), _numbers(from_image)
-    kept, value, limit = np.zeros(len(leaving)), np.zeros(len(leaving)), np.float32(MAX_ERROR_PX)
-    kernels.over_frames(
-        closed_forms.camera_motion_depth_pass, len(state.depth), first, leaving, level.flows.flow.flatten(1).numpy(),
-        level.flows.static.numpy(), second, level.flows.pixels.numpy(), image, state.depth.numpy(), limit, kept, value,
-        pull.numpy(), stiffness.numpy(),
-    )  # fmt: skip
     thin, gram = level.thin_flows, np.zeros((len(leaving), 10, 10))
     kernels.over_frames(
         closed_forms.camera_motion_rows_pass, len(state.depth), first, leaving, thin.flow.flatten(1).numpy(),
-        thin.static.numpy(), second, _numbers(state.intrinsics[target, :2, 2]), thin.pixels.numpy(), image,
-        _numbers(state.world_from_cam[:, :3, :3]), state.depth[:, level.thinned].numpy(), limit, gram,
+        thin.static.numpy(), _numbers(to_image[target]), _numbers(state.intrinsics[target, :2, 2]),
+        thin.pixels.numpy(), _numbers(from_image), _numbers(state.world_from_cam[:, :3, :3]),
+        state.depth[:, level.thinned].numpy(), MAX_ERROR_PX, gram,
     )  # fmt: skip
-    return float(value.sum()), float(kept.sum()), torch.from_numpy(gram)
+    return state.depth.shape[1] / len(level.thinned) * between_frames(torch.from_numpy(gram))
 
 
 def _move_pairs_and_frames(
-    level: _Level, state: _State, equations: NormalEquations, smoothness: float, beyond: float, problem: Problem
+    level: _Level, state: _State, motion: NormalEquations, smoothness: float, beyond: float, problem: Problem
 ) -> None:
     """Step 3: the pairs' steps are eliminated, then follow from the frames'."""
     centres = state.world_from_cam[:, :3, 3]
@@ -279,6 +276,8 @@ def _move_pairs_and_frames(
         reduced[:, rows, rows] = square[:, i]
         for j, across in enumerate((slice(0, 7), slice(8, 15))):
             reduced[:, rows, across] -= square[:, i] @ inverse @ square[:, j]
+    equations = motion.copy()
+    equations.add_edges(_path(len(problem)), smoothness * smoothness_gram(state.world_from_cam))
     equations.add_edges(edges, reduced)
     step = equations.solve(free, columns(len(problem), []))
     of_frames = step[edges][..., :7]
@@ -396,6 +395,10 @@ def _stored(pairs: PackedPairs) -> tuple[np.ndarray, ...]:
         *(stored_bits(weight) for weight in pairs.weight),
         pairs.unit.numpy(),
     )
+
+
+def _path(t: int) -> Int[Tensor, "t_minus_1 2"]:
+    return torch.stack([torch.arange(t - 1), torch.arange(1, t)], -1)
 
 
 def _count(level: _Level) -> int:

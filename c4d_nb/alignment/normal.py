@@ -36,6 +36,16 @@ class NormalEquations:
             for columns, m in zip(parts, both, strict=True):
                 cells.index_add_(0, n * t + m, gram[:, rows, columns])
 
+    def copy(self) -> "NormalEquations":
+        return self.after(torch.zeros_like(self.pull))
+
+    def after(self, step: Float[Tensor, "t 8"]) -> "NormalEquations":
+        """What remains to be done when ``step`` has been taken."""
+        found = NormalEquations(len(step))
+        found.matrix = self.matrix.clone()
+        found.pull = self.pull - torch.einsum("tuij,uj->ti", self.matrix, step)
+        return found
+
     def solve(self, own: Float[Tensor, "t 8 c"], common: Float[Tensor, "t 8 k"]) -> Float[Tensor, "t 8"]:
         """The best step: of each frame a combination of its ``own`` columns, of all a combination of the ``common``
         ones. What nothing determines stays."""
