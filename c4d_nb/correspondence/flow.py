@@ -15,6 +15,8 @@ from c4d_nb.errors import InputError
 
 _BATCH = 8
 """Pairs that are handed to a method at once."""
+_LEAST_DIS_PX = 32
+"""Of each side: OpenCV's DIS refuses some smaller images and reads beyond others."""
 
 
 def estimate_flow(
@@ -97,9 +99,14 @@ def _estimator(method: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _dis_flow(frames_1: Tensor, frames_2: Tensor) -> Tensor:
     search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    height, width = frames_1.shape[1:3]
     pairs = zip(frames_1, frames_2, strict=True)
-    return torch.stack([torch.from_numpy(search.calc(_gray(first), _gray(second), None)) for first, second in pairs])
+    flows = [torch.from_numpy(search.calc(_gray(first), _gray(second), None)) for first, second in pairs]
+    return torch.stack(flows)[:, :height, :width]
 
 
 def _gray(frame: Tensor) -> np.ndarray:
-    return cv2.cvtColor(frame.cpu().numpy(), cv2.COLOR_RGB2GRAY)
+    """A small image is continued to the right and below by its border."""
+    gray = cv2.cvtColor(frame.cpu().numpy(), cv2.COLOR_RGB2GRAY)
+    below, right = (max(0, _LEAST_DIS_PX - side) for side in gray.shape)
+    return cv2.copyMakeBorder(gray, 0, below, 0, right, cv2.BORDER_REPLICATE)
