@@ -61,7 +61,12 @@ def agree(
 
 
 def superpixels(lab: UInt8[np.ndarray, "t h w 3"]) -> np.ndarray:
-    """The number of each pixel's superpixel (SLIC, Achanta et al., 2012, by OpenCV), counted through the clip."""
+    """The number of each pixel's superpixel (SLIC, Achanta et al., 2012, by OpenCV), counted through the clip.
+
+    A side shorter than one of them has squares instead: SLIC reads beyond such images.
+    """
+    if min(lab.shape[1:3]) < SUPERPIXEL_PX:
+        return _squares(*lab.shape[:3])
     labels = np.empty(lab.shape[:3], dtype=np.int32)
     count = 0
     for frame, numbers in zip(lab, labels, strict=True):
@@ -94,6 +99,12 @@ def between_two_modes(values: Float[Tensor, "*b"], low: float, high: float) -> f
     return min(max((int(between.argmax()) + 1) / 256, low), high)
 
 
+def _squares(t: int, height: int, width: int) -> np.ndarray:
+    frame, row, column = np.indices((t, height, width), dtype=np.int32, sparse=True)
+    rows, columns = -(-height // SUPERPIXEL_PX), -(-width // SUPERPIXEL_PX)
+    return (frame * rows + row // SUPERPIXEL_PX) * columns + column // SUPERPIXEL_PX
+
+
 def _mean(values: np.ndarray, labels: np.ndarray, area: np.ndarray) -> np.ndarray:
     return np.bincount(labels.ravel(), np.broadcast_to(values, labels.shape).ravel(), len(area)) / area
 
@@ -102,7 +113,7 @@ def _alike(features: Float[np.ndarray, "n d"]) -> sparse.csr_array:
     """Weights of resemblance between each superpixel and those it resembles most, either way; 1 with itself, so that
     what is like nothing else keeps to its own."""
     n = len(features)
-    distance, index = cKDTree(features).query(features, k=min(LIKE_COUNT + 1, n), workers=-1)
+    distance, index = cKDTree(features).query(features, k=np.arange(1, min(LIKE_COUNT + 1, n) + 1), workers=-1)
     distance, index = distance[:, 1:], index[:, 1:]
     weight = np.exp(-(distance**2) / (2 * LIKENESS**2))
     one_way = sparse.csr_array((weight.ravel(), (np.repeat(np.arange(n), index.shape[1]), index.ravel())), (n, n))
