@@ -72,8 +72,12 @@ def fundamental_matrix(
 
     ``lmeds``: Least Median of Squares, then one 8-point refit on its own inliers (2.5 robust standard deviations),
     which makes it several times more exact on contaminated matches (a test holds it to that). ``magsac``: USAC_MAGSAC
-    of OpenCV. ``8point``: all matches. Raises ``InputError`` below 8 matches or when no F can be found.
+    of OpenCV. ``8point``: all matches. Raises ``InputError`` below 8 matches, for matches that are not finite, or when
+    no F can be found.
     """
+    for name, uv in (("uv_1", uv_1), ("uv_2", uv_2)):
+        if not torch.isfinite(uv).all():
+            raise InputError(f"{name}: expected finite pixels, but there is NaN or infinity among them")
     if len(uv_1) < 8:
         raise InputError(f"uv_1: expected at least 8 matches for a fundamental matrix, but there are {len(uv_1)}")
     count = torch.tensor([len(uv_1)], device=uv_1.device)
@@ -286,6 +290,8 @@ def _pair_residuals(
     majority: bool = False,
 ) -> Iterator[_PairResiduals]:
     """Some pairs at a time, without those that say nothing."""
+    if not len(edges):
+        return
     height, width = flows.shape[1:3]
     grid = pixel_grid(height, width, like=flows).reshape(-1, 2)
     unusable = 0
