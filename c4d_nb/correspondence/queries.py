@@ -37,6 +37,7 @@ def sample_grid_queries(frame: UInt8[Tensor, "h w 3"], *, cell: int = 20, genera
     if cell < 1:
         raise InputError(f"cell: expected at least 1 px, but it is {cell}")
     height, width = frame.shape[:2]
+    cell = min(cell, max(height, width))
     strongest = _strongest_pixel(gradient_magnitude(frame), cell)
     top_left = _cell_corners(height, width, cell)
     extent = torch.minimum(torch.tensor([width, height]) - top_left, torch.tensor(cell))
