@@ -19,5 +19,7 @@ def sliding_window_graph(t: int, *, offsets: Sequence[int] = (1, 3, 5, 7, 9)) ->
         raise InputError(f"t: expected at least 2 frames to pair, but it is {t}")
     if not offsets or min(offsets) < 1:
         raise InputError(f"offsets: expected whole numbers of at least 1, but they are {tuple(offsets)}")
-    forward = torch.tensor([(n, n + k) for n in range(t) for k in sorted(set(offsets)) if n + k < t]).reshape(-1, 2)
+    if min(offsets) >= t:
+        raise InputError(f"offsets: expected one that joins two of {t} frames, but they are {tuple(offsets)}")
+    forward = torch.tensor([(n, n + k) for n in range(t) for k in sorted(set(offsets)) if n + k < t])
     return torch.cat([forward, forward.flip(1)])
