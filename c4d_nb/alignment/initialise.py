@@ -189,7 +189,9 @@ def robust_similarity(
         ratio = (target - target_centre[..., None, :]).norm(dim=-1) / (source - centre[..., None, :]).norm(
             dim=-1
         ).clamp(min=1e-12)
-        scaled = weighted_median(ratio, robust)[..., None, None] * rotation
+        scale = weighted_median(ratio, robust)
+        # Where most of what counts lies in one place nothing tells the scale: it is kept.
+        scaled = torch.where(scale > 0, scale, 1.0)[..., None, None] * rotation
         target_from_source = pose(scaled, target_centre - (scaled @ centre[..., None])[..., 0])
         distance = (transform(target_from_source, source) - target).norm(dim=-1)
         robust = weight / distance.clamp(min=1e-3 * distance.mean(-1, keepdim=True) + 1e-9)
