@@ -19,6 +19,7 @@ from c4d_nb.alignment.objectives import camera_trajectory_smoothness, frame_poin
 from c4d_nb.alignment.solve import begin, descend
 from c4d_nb.camera import pose
 from c4d_nb.clip import PairPointmaps, load_clip
+from c4d_nb.errors import InputError
 from c4d_nb.metrics import trajectory_errors, video_depth
 from c4d_nb.noise_study import exact_inputs
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
@@ -274,3 +275,14 @@ def test_both_solvers_take_the_same_inputs(pairs, flows, scene):
         assert getattr(slow, name).shape == getattr(fast, name).shape
         assert getattr(slow, name).dtype == getattr(fast, name).dtype
     assert set(slow.losses) == set(fast.losses) == {"ga", "cma"}
+
+
+def test_pairs_that_tell_nearly_nothing_are_refused(generator):
+    """One pixel with confidence, random flow: depth has no hold, and a sum that is not finite is no result."""
+    edges = sliding_window_graph(3, offsets=(1, 2))
+    xyz = torch.randn(2, len(edges), 8, 8, 3, generator=generator)
+    confidence = torch.ones(2, len(edges), 8, 8)
+    confidence[0, 0, 0, 0] = 2
+    pairs = PairPointmaps(edges, *xyz, *confidence)
+    with pytest.raises(InputError, match=r"^pairs: expected confidence above 1 in most pixels"):
+        align_fast(pairs, flows=torch.randn(len(edges), 8, 8, 2, generator=generator))

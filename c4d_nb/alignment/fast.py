@@ -48,6 +48,7 @@ from c4d_nb.alignment.solve import Stage1Config, begin, in_units_of, snapshot, w
 from c4d_nb.alignment.state import Alignment, Scene, Snapshot, view_gap
 from c4d_nb.camera import pose
 from c4d_nb.clip import PairPointmaps
+from c4d_nb.errors import InputError
 
 POSE = [0, 1, 2, 3, 4, 5]
 SOFTENING = 1e-3
@@ -121,7 +122,8 @@ def align_fast(
 ) -> Alignment:
     """Stage 1 solved by closed forms. Inputs, objectives, result and errors are those of ``align``; ``losses`` has a
     value a round, of the best scene up to then, and snapshots are of the pixels that the round looks at. It works on
-    the CPU in single precision, wherever its inputs are."""
+    the CPU in single precision, wherever its inputs are. Raises ``InputError``, too, where nearly no pixel has confidence
+    and flow alone cannot hold the depth."""
     problem = check_problem(pairs, flows, motion_masks, flow_valid, intrinsics, focal_px, world_from_cam).on_cpu()
     return alternate(problem, begin(problem), config, on_step).to(pairs.xyz_1.device)
 
@@ -168,6 +170,10 @@ def alternate(
     state.depth = start * ratio
     state = go(whole, state, config.full_rounds, first_repeats=20)
     progress.close()
+    if losses and not math.isfinite(sum(losses[-1].values())):
+        raise InputError(
+            "pairs: expected confidence above 1 in most pixels, but they leave depth undetermined here; align may do"
+        )
     return replace(_result(problem, state, losses, (t, h, w)), history=tuple(history))
 
 
