@@ -122,8 +122,8 @@ def align_fast(
 ) -> Alignment:
     """Stage 1 solved by closed forms. Inputs, objectives, result and errors are those of ``align``; ``losses`` has a
     value a round, of the best scene up to then, and snapshots are of the pixels that the round looks at. It works on
-    the CPU in single precision, wherever its inputs are. Raises ``InputError``, too, where nearly no pixel has confidence
-    and flow alone cannot hold the depth."""
+    the CPU in single precision, wherever its inputs are. Raises ``InputError``, too, where nearly no pixel has
+    confidence and flow alone cannot hold the depth."""
     problem = check_problem(pairs, flows, motion_masks, flow_valid, intrinsics, focal_px, world_from_cam).on_cpu()
     return alternate(problem, begin(problem), config, on_step).to(pairs.xyz_1.device)
 
