@@ -23,6 +23,9 @@ SETTINGS = {
     "apputils-extension/notification.jupyterlab-settings": '{"fetchNews": "false", "checkForUpdates": false}',
 }
 
+CLOSED_TOO_SOON = "Could not restore the debugger state: Canceled future"
+"""What JupyterLab says of itself where a kernel ends before its debugger was asked: on a fast machine, by chance."""
+
 
 def pytest_collection_modifyitems(items):
     if os.environ.get("C4D_BROWSER") != "1":
@@ -56,7 +59,7 @@ def page(browser):
     page.on("pageerror", lambda error: errors.append(f"{error.name}: {error.message}"))
     yield page
     page.close()
-    assert errors == []
+    assert [error for error in errors if CLOSED_TOO_SOON not in error] == []
 
 
 @pytest.fixture(scope="session")

@@ -47,14 +47,14 @@ def test_stored_figures_draw(path, open_notebook):
 
 @named([path for path in NOTEBOOKS if cells_with(path, WIDGET)])
 def test_widgets_of_the_notebooks_react(path, lab, open_notebook):
-    """Every slider of every widget, one step: the picture changes."""
+    """Every slider of every widget, one step: the picture changes. Chapter 5's widget has none: it watches a run."""
     short = only_what_it_needs(path, cells_with(path, WIDGET))
     nbformat.write(short, lab[1] / "notebooks" / f"{path.stem}-widgets.ipynb")
     page = open_notebook(f"{path.stem}-widgets.ipynb")
     run_all(page)
     assert page.locator(".widget-image").count() == len(cells_with(path, WIDGET))
     sliders = page.locator(".jp-OutputArea .noUi-handle")
-    assert sliders.count() >= 2
+    assert sliders.count() or "alignment_monitor" in path.read_text()
     for slider in sliders.all():
         step(page, slider)
     picture(page, f"{path.stem} widgets")
