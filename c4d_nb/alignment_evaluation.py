@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from c4d_nb.alignment import AlignConfig, Alignment, align, refine_depth
+from c4d_nb.archive import archives_in
 from c4d_nb.clip import Clip, PairPointmaps, Truth, load_clip
 from c4d_nb.commands import run_command
 from c4d_nb.ego_flow import ego_flow_masks, pair_ego_flows
@@ -119,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    paths = sorted(options.folder.glob("*.npz"))
+    paths = archives_in(options.folder)
     if not paths:
         raise InputError(f"folder: expected clip archives (.npz), but {options.folder} has none")
     network = DUSt3R.from_checkpoint(options.pointmaps)

@@ -52,6 +52,11 @@ def read_archive(path: str | Path, kind: str, *, only: Collection[str] | None = 
     return {name: str(a) if a.dtype.kind == "U" else torch.from_numpy(a) for name, a in arrays.items()}
 
 
+def archives_in(folder: str | Path) -> list[Path]:
+    """Those of a folder, in the order of their names; what is still being written is left out."""
+    return sorted(Path(folder).glob("[!.]*.npz"))
+
+
 @contextmanager
 def readable(path: str | Path, kind: str) -> Iterator[None]:
     """Entries that are missing, unknown or senseless while a value is built become an ``InputError``."""
@@ -89,9 +94,10 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, *, argument: str = "out") -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, argument: str = "out", replaces: str | None = None) -> Iterator[Path]:
     """Yields an empty temporary folder whose files, also those in folders of it, move into the same places of the
-    folder ``path`` on success and vanish on error. Other files that are there stay.
+    folder ``path`` on success and vanish on error. Other files that are there stay, but those beside new ones whose
+    names match the pattern ``replaces``: the last frames of a longer video.
 
     That ``path`` can be written is checked at once, before any work; a folder made for it goes away again on error.
     ``InputError`` calls it by the name of the ``argument``.
@@ -111,6 +117,9 @@ def atomic_folder(path: str | Path, *, argument: str = "out") -> Iterator[Path]:
         for file, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file, target)
+        for folder in {target.parent for target in targets.values()} if replaces else ():
+            for file in set(folder.glob(replaces)).difference(targets.values()):
+                file.unlink()
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         for folder in made:

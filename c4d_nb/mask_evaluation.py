@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from tqdm import tqdm
 
+from c4d_nb.archive import archives_in
 from c4d_nb.camera import pixel_grid
 from c4d_nb.clip import Clip, Tracks, load_clip, resize_clip, select_frames
 from c4d_nb.commands import run_command
@@ -181,7 +182,7 @@ def sequences(
     resolution = "480p" if (folder / "JPEGImages" / "480p").is_dir() else ""
     images = folder / "JPEGImages" / resolution
     named = sorted(path.name for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
-    archives = sorted(folder.glob("*.npz"))
+    archives = archives_in(folder)
     if not named and not archives:
         raise InputError(f"folder: expected JPEGImages and Annotations, or clip archives (.npz), but {folder} has none")
     for name in named:

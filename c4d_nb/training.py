@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from c4d_nb.archive import atomic_output
 from c4d_nb.errors import InputError
+from c4d_nb.precision import hardware_has_bf16
 from c4d_nb.show.training import loss_figure
 
 OWN_LICENCE = "Apache-2.0"
@@ -74,9 +75,9 @@ class Progress:
 
 
 def accelerator_for(recipe: Recipe, *, unused_parameters: bool = False) -> Accelerator:
-    """One CPU or GPU, or as many as ``accelerate launch`` says; bf16 on a GPU. Seeds torch."""
+    """One CPU or GPU, or as many as ``accelerate launch`` says; bf16 where the hardware has it. Seeds torch."""
     accelerator = Accelerator(
-        mixed_precision="bf16" if torch.cuda.is_available() else "no",
+        mixed_precision="bf16" if hardware_has_bf16() else "no",
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
     )

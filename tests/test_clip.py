@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from c4d_nb import load_clip
-from c4d_nb.archive import atomic_output, read_archive, write_archive
+from c4d_nb.archive import archives_in, atomic_output, read_archive, write_archive
 from c4d_nb.camera import pinhole
 from c4d_nb.clip import Clip, Tracks, Truth, resize_clip, select_frames
 from c4d_nb.errors import InputError
@@ -335,6 +335,13 @@ def test_interrupted_write_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         write_half(tmp_path / "new.npz")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_still_being_written_is_in_no_list(tmp_path):
+    for name in ("b.npz", "a.npz", "a.npy"):
+        (tmp_path / name).touch()
+    with atomic_output(tmp_path / "c.npz"):
+        assert archives_in(tmp_path) == [tmp_path / "a.npz", tmp_path / "b.npz"]
 
 
 def test_interrupted_write_keeps_what_was_there(full_clip, tmp_path, monkeypatch):

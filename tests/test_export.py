@@ -35,24 +35,24 @@ ORIGINAL = Resize(96, 128, HEIGHT, WIDTH)
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def result_of(seed: int = 0, shift: float = 0.0, scale: float = 1.0) -> Reconstruction:
+def result_of(seed: int = 0, shift: float = 0.0, scale: float = 1.0, frames: int = T) -> Reconstruction:
     """Smooth random depth around 3 from a moving, turning camera of unequal focal lengths; a mover in the middle."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(T, 1, 4, 5, generator=generator)
+    coarse = torch.rand(frames, 1, 4, 5, generator=generator)
     depth = scale * (2.9 + 0.2 * torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bilinear")[:, 0])
-    K = pinhole(60.0, HEIGHT, WIDTH).repeat(T, 1, 1)
-    K[:, 1, 1], K[:, 0, 2], K[:, 0, 0] = 61.5, 30.25, 60 + torch.arange(T)
-    rotvec = 0.2 * torch.randn(T, 3, generator=generator, dtype=torch.float64)
-    centres = scale * torch.rand(T, 3, generator=generator, dtype=torch.float64) + shift
+    K = pinhole(60.0, HEIGHT, WIDTH).repeat(frames, 1, 1)
+    K[:, 1, 1], K[:, 0, 2], K[:, 0, 0] = 61.5, 30.25, 60 + torch.arange(frames)
+    rotvec = 0.2 * torch.randn(frames, 3, generator=generator, dtype=torch.float64)
+    centres = scale * torch.rand(frames, 3, generator=generator, dtype=torch.float64) + shift
     world_from_cam = pose(roma.rotvec_to_rotmat(rotvec), centres).float()
-    mask = torch.zeros(T, HEIGHT, WIDTH, dtype=torch.bool)
+    mask = torch.zeros(frames, HEIGHT, WIDTH, dtype=torch.bool)
     mask[:, 20:30, 20:40] = True
-    confidence = 1 + 9 * torch.rand(T, HEIGHT, WIDTH, generator=generator)
-    frames = torch.randint(0, 256, (T, HEIGHT, WIDTH, 3), generator=generator, dtype=torch.uint8)
-    ones = torch.ones(T, 2)
-    tracks = Tracks(torch.zeros(T, 2, 2), ones.bool(), ones, 0 * ones, torch.zeros(2, dtype=torch.long))
-    clip = Clip(frames, 10.0, resize=ORIGINAL)
-    return Reconstruction(depth, confidence, K, world_from_cam, mask, tracks, torch.zeros(T, 2, 3), {}, clip)
+    confidence = 1 + 9 * torch.rand(frames, HEIGHT, WIDTH, generator=generator)
+    rgb = torch.randint(0, 256, (frames, HEIGHT, WIDTH, 3), generator=generator, dtype=torch.uint8)
+    ones = torch.ones(frames, 2)
+    tracks = Tracks(torch.zeros(frames, 2, 2), ones.bool(), ones, 0 * ones, torch.zeros(2, dtype=torch.long))
+    clip = Clip(rgb, 10.0, resize=ORIGINAL)
+    return Reconstruction(depth, confidence, K, world_from_cam, mask, tracks, torch.zeros(frames, 2, 3), {}, clip)
 
 
 @pytest.fixture
@@ -334,6 +334,21 @@ def test_places_that_cannot_be_written(result, tmp_path, name):
     with pytest.raises(InputError, match=r"^path: cannot write"):
         WRITERS[name](result, tmp_path / "file" / name)
     assert (tmp_path / "file").read_text() == "keep me"
+
+
+@pytest.mark.parametrize(
+    ("write", "folders"),
+    [(to_colmap, ["images"]), (to_nerfstudio, ["images", "masks"]), (to_ply_sequence, ["."])],
+    ids=["colmap", "nerfstudio", "ply_sequence"],
+)
+def test_frames_of_a_longer_video_go_away(result, tmp_path, write, folders):
+    write(result, tmp_path)
+    (tmp_path / folders[0] / "frame_notes.txt").write_text("keep me")
+    write(result_of(frames=2), tmp_path)
+    for folder in folders:
+        frames = {file.stem for file in (tmp_path / folder).glob("frame_0*")}
+        assert frames == {"frame_00000", "frame_00001"}
+    assert (tmp_path / folders[0] / "frame_notes.txt").read_text() == "keep me"
 
 
 def test_other_files_stay_but_no_model_is_mixed(result, tmp_path):

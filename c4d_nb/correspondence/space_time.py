@@ -6,11 +6,11 @@ learned tokens a frame that listen to all tracks, talk to each other, and tell a
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from c4d_nb.epipolar import reweighted_fundamental, sampson_error
+from c4d_nb.precision import attention, without_autocast
 
 PLACE_BANDS = 4
 OWN_BANDS = 6
@@ -39,7 +39,7 @@ class Attention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.query(x), *self.key_value(memory).chunk(2, dim=-1))
         )
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
+        return self.out(attention(q, k, v))
 
 
 class Block(nn.Module):
@@ -133,7 +133,7 @@ def own_motion(
     horizon = min(horizon, frames - 1)
     if horizon == 0:
         return torch.zeros_like(uv)
-    with torch.no_grad(), torch.autocast(uv.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(uv):
         start = uv[:, :, : frames - horizon].transpose(1, 2).float()  # b t n 2
         way = uv[:, :, horizon:].transpose(1, 2).float() - start
         prior = weight[:, :, : frames - horizon].transpose(1, 2).float()
@@ -181,7 +181,7 @@ def epipolar_motion(
     horizon = min(horizon, frames - 1)
     if horizon == 0:
         return torch.zeros_like(seen), seen
-    with torch.no_grad(), torch.autocast(uv.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(uv):
         rest = own_motion(uv, seen, size=size, horizon=horizon).norm(dim=-1)
         start, end = slice(0, frames - horizon), slice(horizon, frames)
         both = seen[:, :, start] * seen[:, :, end]

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from c4d_nb.archive import archives_in
 from c4d_nb.clip import Clip, Tracks, load_clip
 from c4d_nb.correspondence.dynpt import first_logits
 from c4d_nb.correspondence.losses import TrackTruth
@@ -75,7 +76,7 @@ class ClipSource:
 def clip_sources(folder: str | Path) -> list[ClipSource]:
     """All clip archives and MOVi records of a folder, in the order of their names."""
     folder = Path(folder)
-    archives = [ClipSource(path) for path in sorted(folder.glob("*.npz"))]
+    archives = [ClipSource(path) for path in archives_in(folder)]
     shards = [path for path in sorted(folder.glob("*.tfrecord*")) if SHARD_NAME.fullmatch(path.name)]
     records = [ClipSource(path, index) for path in shards for index in range(len(Shards(path)))]
     if not archives and not records:

@@ -14,7 +14,7 @@ import torch
 from c4d_nb.archive import atomic_folder
 from c4d_nb.errors import InputError
 from c4d_nb.export.check import camera_probes, check_reprojection, checked_sample, optional_package
-from c4d_nb.export.images import Frames, frame_name, write_frames
+from c4d_nb.export.images import FRAME_FILES, Frames, frame_name, write_frames
 from c4d_nb.export.scene import Cameras, Points, original_cameras, scene_points
 from c4d_nb.reconstruction import Reconstruction
 
@@ -41,7 +41,7 @@ def to_colmap(
     refuse_other_model(path)
     cameras = original_cameras(result)
     points = scene_points(result, min_confidence=min_confidence, max_points=max_points)
-    with atomic_folder(path, argument="path") as folder:
+    with atomic_folder(path, argument="path", replaces=FRAME_FILES) as folder:
         write_frames(result, folder / "images", originals)
         write_model(cameras, points, folder / MODEL)
         check_model(cameras, points, folder / MODEL)

@@ -10,6 +10,8 @@ from jaxtyping import UInt8
 from c4d_nb.errors import InputError
 from c4d_nb.reconstruction import Reconstruction
 
+FRAME_FILES = "frame_[0-9][0-9][0-9][0-9][0-9]*.*"
+"""A pattern of ``frame_name``."""
 Frames = Iterable[UInt8[np.ndarray, "h w 3"]]
 
 

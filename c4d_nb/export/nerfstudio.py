@@ -15,7 +15,7 @@ import torch
 from c4d_nb.archive import atomic_folder
 from c4d_nb.errors import InputError
 from c4d_nb.export.check import camera_probes, check_reprojection
-from c4d_nb.export.images import Frames, frame_name, write_frames, write_image
+from c4d_nb.export.images import FRAME_FILES, Frames, frame_name, write_frames, write_image
 from c4d_nb.export.ply import write_checked_ply
 from c4d_nb.export.scene import Cameras, check_maps, original_cameras, scene_points
 from c4d_nb.reconstruction import Reconstruction
@@ -39,7 +39,7 @@ def to_nerfstudio(
     cameras = original_cameras(result)
     check_maps(result)
     points = scene_points(result, min_confidence=min_confidence, max_points=max_points)
-    with atomic_folder(path, argument="path") as folder:
+    with atomic_folder(path, argument="path", replaces=FRAME_FILES) as folder:
         write_frames(result, folder / "images", originals)
         _write_masks(result, folder / "masks")
         write_checked_ply(points, cameras, folder / "points.ply")

@@ -8,7 +8,7 @@ import torch
 from c4d_nb.archive import atomic_folder, atomic_output
 from c4d_nb.errors import InputError
 from c4d_nb.export.check import check_reprojection, checked_sample
-from c4d_nb.export.images import frame_name
+from c4d_nb.export.images import FRAME_FILES, frame_name
 from c4d_nb.export.scene import Cameras, Points, frame_points, original_cameras, scene_points
 from c4d_nb.reconstruction import Reconstruction
 
@@ -40,7 +40,7 @@ def to_ply_sequence(
 ) -> Path:
     """``path/frame_00000.ply`` and so on: what each frame shows, ``max_points`` a frame at most, perhaps nothing."""
     cameras, total = original_cameras(result), 0
-    with atomic_folder(path, argument="path") as folder:
+    with atomic_folder(path, argument="path", replaces=FRAME_FILES) as folder:
         for i in range(len(result.clip)):
             points = frame_points(result, i, min_confidence=min_confidence, max_points=max_points)
             write_checked_ply(points, cameras, folder / frame_name(i, ".ply"))

@@ -17,6 +17,7 @@ from c4d_nb.camera import pixel_grid
 from c4d_nb.errors import InputError
 from c4d_nb.pointmaps.heads import DPTHead, LinearHead
 from c4d_nb.pointmaps.transformer import DecoderBlock, EncoderBlock, layer_norm, rotary_table
+from c4d_nb.precision import without_autocast
 
 
 class Pointmaps(NamedTuple):
@@ -91,7 +92,8 @@ class ImageEncoder(nn.Module):
         rows, columns = self._grid("images", tuple(images.shape[-2:]))
         if self.config.coordinates:
             images = _with_coordinates(images)
-        tokens = self.patch_embed.proj(images.to(self.patch_embed.proj.weight)).flatten(2).transpose(1, 2)
+        with without_autocast(images):  # or all that blocks add to the tokens is rounded too
+            tokens = self.patch_embed.proj(images.to(self.patch_embed.proj.weight)).flatten(2).transpose(1, 2)
         width, _, heads = self.config.encoder
         rotary = rotary_table(rows, columns, width // heads, like=tokens)
         for block in self.enc_blocks:
@@ -154,7 +156,8 @@ class DUSt3R(ImageEncoder):
         grid = self._grid("size", size)
         self._check_tokens(tokens_1, tokens_2, grid)
         layers_1, layers_2 = [tokens_1], [tokens_2]
-        x, y = self.decoder_embed(tokens_1), self.decoder_embed(tokens_2)
+        with without_autocast(tokens_1):
+            x, y = self.decoder_embed(tokens_1), self.decoder_embed(tokens_2)
         width, depth, heads = self.config.decoder
         rotary = rotary_table(*grid, width // heads, like=x)
         for number, (block, block2) in enumerate(zip(self.dec_blocks, self.dec_blocks2, strict=True), start=1):
@@ -162,8 +165,9 @@ class DUSt3R(ImageEncoder):
             if number in _middle_layers(depth):
                 layers_1.append(x)
                 layers_2.append(y)
-        xyz_1, conf_1 = self.downstream_head1([*layers_1, self.dec_norm(x)], grid)
-        xyz_2, conf_2 = self.downstream_head2([*layers_2, self.dec_norm(y)], grid)
+        with without_autocast(x):  # which would leave points three digits
+            xyz_1, conf_1 = self.downstream_head1([*layers_1, self.dec_norm(x)], grid)
+            xyz_2, conf_2 = self.downstream_head2([*layers_2, self.dec_norm(y)], grid)
         return Pointmaps(xyz_1, conf_1, xyz_2, conf_2)
 
     def forward(self, images_1: Float[Tensor, "b 3 h w"], images_2: Float[Tensor, "b 3 h w"]) -> Pointmaps:

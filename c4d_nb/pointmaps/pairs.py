@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from c4d_nb.archive import archives_in
 from c4d_nb.camera import invert, transform, unproject
 from c4d_nb.clip import Clip, load_clip
 from c4d_nb.errors import InputError
@@ -118,7 +119,7 @@ def changed_colors(pair: Pairs, rng: np.random.Generator) -> Pairs:
 
 def clip_paths(folder: str | Path) -> list[Path]:
     """The clip archives of a folder, in the order of their names."""
-    paths = sorted(Path(folder).glob("*.npz"))
+    paths = archives_in(folder)
     if not paths:
         raise InputError(f"clips: expected a folder of clip archives (.npz), but {folder} has none")
     return paths

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from c4d_nb.precision import attention
+
 ROTARY_BASE = 100.0
 MLP_RATIO = 4
 
@@ -127,5 +129,4 @@ def _attend(
     v: Float[Tensor, "b heads n d"],
     rotary: Float[Tensor, "2 n d"],
 ) -> Float[Tensor, "b n c"]:
-    out = F.scaled_dot_product_attention(rotate(q, rotary), rotate(k, rotary), v)
-    return out.transpose(1, 2).flatten(-2)
+    return attention(rotate(q, rotary), rotate(k, rotary), v)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from c4d_nb.archive import atomic_output
+from c4d_nb.archive import archives_in, atomic_output
 from c4d_nb.clip import Clip, load_clip
 from c4d_nb.errors import InputError
 from c4d_nb.show.colors import outline_image
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        paths = sorted(options.folder.glob("*.npz"))
+        paths = archives_in(options.folder)
         if not paths:
             raise InputError(f"folder: expected clip archives (.npz), but {options.folder} holds none")
         sheet = sheet_of(paths)
