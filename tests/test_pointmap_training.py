@@ -270,7 +270,7 @@ def test_validation_is_recorded_and_changes_nothing(clips, whole, tmp_path):
     assert steps == (2, 4, 6)
     with torch.inference_mode():
         last = training.median_error(BothDirections(found), training._fixed_batches(clips[:1], CONFIG))
-    assert errors[-1] == pytest.approx(last)
+    assert errors[-1] == pytest.approx(last, rel=1e-3)  # where the hardware has bfloat16, training looks in it
     assert "validation" not in history(whole[1])
 
 
@@ -341,5 +341,5 @@ def test_two_processes_train_as_one(clips, tmp_path):
     one, two = (torch.load(tmp_path / name / "checkpoint.pt")["model"] for name in ("one", "two"))
     moved = sum((one[name] - start[name]).square().sum() for name in start).sqrt()
     apart = sum((one[name] - two[name]).square().sum() for name in start).sqrt()
-    assert apart < 0.01 * moved
-    assert history(tmp_path / "two")["loss"][-1] == pytest.approx(history(tmp_path / "one")["loss"][-1], rel=1e-4)
+    assert apart < 0.03 * moved  # bfloat16, where the hardware has it, rounds every batch anew
+    assert history(tmp_path / "two")["loss"][-1] == pytest.approx(history(tmp_path / "one")["loss"][-1], rel=2e-3)
