@@ -7,17 +7,21 @@ that says what it holds. Nested values use dotted names: ``truth.depth``, ``trac
 import os
 import shutil
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import UnionType
+from typing import TypeVar, get_args, get_type_hints
 
 import numpy as np
 import torch
+from jaxtyping import AbstractArray, jaxtyped
 from torch import Tensor
 
 from c4d_nb.errors import InputError
+
+Value = TypeVar("Value")
 
 
 def write_archive(path: str | Path, kind: str, values: Mapping[str, Tensor | float | int | str | None]) -> Path:
@@ -44,7 +48,7 @@ def read_archive(path: str | Path, kind: str, *, only: Collection[str] | None = 
         with np.load(path, allow_pickle=False) as file:
             wanted = file.files if only is None else [name for name in file.files if name in {"kind", *only}]
             arrays = {name: file[name] for name in wanted}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # zip, zlib, numpy and its parser of headers each have errors of their own
         raise InputError(f"path: {path} is damaged or not a {kind} archive ({error})") from error
     found = str(arrays.pop("kind", np.array("unknown")))
     if found != kind:
@@ -64,8 +68,33 @@ def readable(path: str | Path, kind: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # what is built of senseless entries may fail in any way
         raise InputError(f"path: {path} is not a complete {kind} archive ({error})") from error
+
+
+def conforming(value: Value) -> Value:
+    """The same dataclass, if all tensors in it and in dataclasses within have the dtypes and shapes that their fields
+    say, axes of one name being of one length throughout; ``ValueError`` if not."""
+    with jaxtyped("context"):
+        _check_fields(value)
+    return value
+
+
+def _check_fields(value: object) -> None:
+    hints = get_type_hints(type(value))
+    for name in (field.name for field in fields(value)):
+        item = getattr(value, name)
+        for part in item if isinstance(item, tuple) else (item,):
+            if is_dataclass(part):
+                _check_fields(part)
+        if _is_of_tensors(hints[name]) and not isinstance(item, hints[name]):
+            found = f"{tuple(item.shape)} of {item.dtype}" if isinstance(item, Tensor) else repr(item)
+            raise ValueError(f"{name} is {found}")
+
+
+def _is_of_tensors(hint: object) -> bool:
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return any(isinstance(kind, type) and issubclass(kind, AbstractArray) for kind in kinds)
 
 
 def group(values: Mapping[str, Tensor | str], name: str) -> dict[str, Tensor | str]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from c4d_nb.archive import group, read_archive, readable, write_archive
+from c4d_nb.archive import conforming, group, read_archive, readable, write_archive
 from c4d_nb.errors import InputError
 from c4d_nb.packing import pack_entries, unpack_entries
 from c4d_nb.resize import Resize, resize_nearest, shrink, target_size
@@ -101,7 +101,7 @@ class Clip:
     @staticmethod
     def load(path: str | Path) -> "Clip":
         with readable(path, "clip"):
-            return clip_from_entries(read_archive(path, "clip"))
+            return conforming(clip_from_entries(read_archive(path, "clip")))
 
 
 def load_clip(

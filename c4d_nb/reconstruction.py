@@ -6,7 +6,7 @@ from pathlib import Path
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from c4d_nb.archive import group, read_archive, readable, write_archive
+from c4d_nb.archive import conforming, group, read_archive, readable, write_archive
 from c4d_nb.clip import Clip, Tracks, clip_entries, clip_from_entries, field_entries
 
 
@@ -44,4 +44,5 @@ class Reconstruction:
             maps = {name: value for name, value in entries.items() if "." not in name}
             clip = {name.removeprefix("clip."): value for name, value in entries.items() if name.startswith("clip.")}
             tracks = Tracks(**group(entries, "tracks"))
-            return Reconstruction(**maps, tracks=tracks, losses=group(entries, "losses"), clip=clip_from_entries(clip))
+            losses, clip = group(entries, "losses"), clip_from_entries(clip)
+            return conforming(Reconstruction(**maps, tracks=tracks, losses=losses, clip=clip))

@@ -12,7 +12,7 @@ from PIL import Image
 from c4d_nb import load_clip
 from c4d_nb.archive import archives_in, atomic_output, read_archive, write_archive
 from c4d_nb.camera import pinhole
-from c4d_nb.clip import Clip, Tracks, Truth, resize_clip, select_frames
+from c4d_nb.clip import Clip, Tracks, Truth, clip_entries, resize_clip, select_frames
 from c4d_nb.errors import InputError
 from c4d_nb.video import write_video
 
@@ -256,6 +256,24 @@ def test_truncated_archive(full_clip, tmp_path, share):
     cut.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError, match=r"^path: "):
         load_clip(cut)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("name", "change", "found"),
+    [
+        ("frames", lambda x: x.float(), r"frames is \(6, 20, 30, 3\) of torch.float32"),
+        ("frames", lambda x: x[..., 0], r"frames is \(6, 20, 30\) of torch.uint8"),
+        ("truth.depth", lambda x: x[:2], r"depth is \(2, 20, 30\) of torch.float32"),
+        ("truth.tracks.visible", lambda x: x.T, "visible is"),
+        ("truth.motion_mask", lambda x: "no", "motion_mask is 'no'"),
+    ],
+)
+def test_archive_whose_entries_do_not_fit(full_clip, tmp_path, name, change, found):
+    entries = clip_entries(full_clip)
+    path = write_archive(tmp_path / "clip.npz", "clip", entries | {name: change(entries[name])})
+    with pytest.raises(InputError, match=rf"^path: .*clip\.npz is not a complete clip archive \({found}"):
+        load_clip(path)
 
 
 @pytest.mark.parametrize("position", [0.2, 0.4, 0.6, 0.8])

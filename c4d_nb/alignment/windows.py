@@ -21,7 +21,7 @@ from c4d_nb.alignment.inputs import Problem, check_problem
 from c4d_nb.alignment.objectives import frame_points
 from c4d_nb.alignment.solve import AlignConfig, begin, descend
 from c4d_nb.alignment.state import Alignment
-from c4d_nb.archive import read_archive, readable, write_archive
+from c4d_nb.archive import conforming, read_archive, readable, write_archive
 from c4d_nb.camera import pose, transform
 from c4d_nb.clip import PairPointmaps
 from c4d_nb.errors import InputError
@@ -129,7 +129,8 @@ def _solved(window: Problem, config: FastConfig | AlignConfig, path: Path | None
         with readable(path, KIND):
             if entries["key"] == key:
                 losses = {n.removeprefix("losses."): v for n, v in entries.items() if n.startswith("losses.")}
-                return Alignment(**{name: entries[name].to(window.intrinsics) for name in maps}, losses=losses)
+                kept = {name: entries[name].to(window.intrinsics) for name in maps}
+                return conforming(Alignment(**kept, losses=losses))
     found = _solve(window, config)
     if path is not None:
         losses = {f"losses.{name}": values for name, values in found.losses.items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from c4d_nb import __version__
-from c4d_nb.archive import group, read_archive, readable
+from c4d_nb.archive import conforming, group, read_archive, readable
 from c4d_nb.clip import Clip, save_compact
 from c4d_nb.errors import InputError
 from c4d_nb.kubric.ranges import CASES, SPLITS, SUBSETS
@@ -63,7 +63,7 @@ def load_scene(path: str | Path) -> Scene:
     ``InputError`` for a clip that was not generated, or a damaged file.
     """
     with readable(path, "generated clip"):
-        return _scene_from_entries(read_archive(path, "clip"))
+        return conforming(_scene_from_entries(read_archive(path, "clip")))
 
 
 def load_recipe(path: str | Path) -> Recipe:
