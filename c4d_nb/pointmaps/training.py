@@ -29,10 +29,11 @@ PRESETS = {"small": SMALL, "vitl_linear": VITL_LINEAR, "vitl_dpt": VITL_DPT}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Recipe):
-    """The recipe; the default is that of the weights that ship, a CPU's hour or two."""
+    """The recipe; the default is that of the weights that ship, one and a half hours on a core that multiplies
+    bfloat16."""
 
     network: DUSt3RConfig = SMALL
-    steps: int = 3100
+    steps: int = 15_000
     batch_size: int = 8
     """Every pair is decoded in both directions."""
     learning_rate: float = 1e-3
