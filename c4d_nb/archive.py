@@ -73,23 +73,20 @@ def readable(path: str | Path, kind: str) -> Iterator[None]:
 
 
 def conforming(value: Value) -> Value:
-    """The same dataclass, if all tensors in it and in dataclasses within have the dtypes and shapes that their fields
-    say, axes of one name being of one length throughout; ``ValueError`` if not."""
-    with jaxtyped("context"):
-        _check_fields(value)
-    return value
-
-
-def _check_fields(value: object) -> None:
+    """The same dataclass, if all tensors in it have the dtypes and shapes that their fields say, axes of one name being
+    of one length, and so in dataclasses within; ``ValueError`` if not."""
     hints = get_type_hints(type(value))
-    for name in (field.name for field in fields(value)):
-        item = getattr(value, name)
+    with jaxtyped("context"):
+        for name in (field.name for field in fields(value)):
+            item = getattr(value, name)
+            if _is_of_tensors(hints[name]) and not isinstance(item, hints[name]):
+                found = f"{tuple(item.shape)} of {item.dtype}" if isinstance(item, Tensor) else repr(item)
+                raise ValueError(f"{name} is {found}")
+    for item in (getattr(value, field.name) for field in fields(value)):
         for part in item if isinstance(item, tuple) else (item,):
             if is_dataclass(part):
-                _check_fields(part)
-        if _is_of_tensors(hints[name]) and not isinstance(item, hints[name]):
-            found = f"{tuple(item.shape)} of {item.dtype}" if isinstance(item, Tensor) else repr(item)
-            raise ValueError(f"{name} is {found}")
+                conforming(part)
+    return value
 
 
 def _is_of_tensors(hint: object) -> bool:
