@@ -48,6 +48,9 @@ def track(
     finer one; what flow has lost is visible only if the network is confident of it, too. In the frame of its query a
     point is where it was asked for, and visible. C4D, supplement: windows of 16 frames, a stride of 4.
 
+    Mobility is one number a track, as Kubric's label is, in all its frames: of the mean logit over those that show the
+    point. What the network says while it is hidden is worth little.
+
     Each sweep encodes a frame when the first window reaches it and forgets it behind the last: but for the result,
     memory grows with points x window. Raises ``InputError`` for queries outside the clip and windows without overlap.
     """
@@ -156,15 +159,15 @@ class _Sweep:
     def tracks(self) -> Tracks:
         """The result, in the clip's pixels."""
         index = torch.arange(len(self.queries.frame))
-        uv, visible = self.state.uv, self.state.visibility > 0
-        confidence, mobility = self.state.confidence.sigmoid(), self.state.mobility.sigmoid()
+        uv, visible, confidence = self.state.uv, self.state.visibility > 0, self.state.confidence.sigmoid()
         if self.flowed is not None:
             agree = self.followed & ((uv - self.flowed).norm(dim=-1) < NEAR_PX)
             uv = torch.where(agree[..., None], self.flowed, uv)
             visible = visible & (self.followed | (confidence > SURE))
         uv = self.resize.uv_to_original(uv)
         uv[self.queries.frame, index], visible[self.queries.frame, index] = self.queries.uv.float(), True
-        return Tracks(uv, visible, confidence, mobility, self.queries.frame)
+        mobility = (visible * self.state.mobility).sum(dim=0) / visible.sum(dim=0)
+        return Tracks(uv, visible, confidence, mobility.sigmoid().expand(len(uv), -1).clone(), self.queries.frame)
 
     def _encode(self, span: slice) -> FeaturePyramid:
         size = self.resize.height, self.resize.width
