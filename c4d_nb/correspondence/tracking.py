@@ -241,6 +241,8 @@ def epipolar_mobility(
 
 def _neighbor_flows(frames: Tensor, pairs: Int[Tensor, "e 2"]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """(pair, flow, where it passes the forward-backward check) of each pair."""
+    if not len(pairs):  # a clip of one frame has none
+        return iter(())
     first = int(pairs.min())
     both = torch.cat([pairs, pairs.flip(1)]) - first
     flows, valid = estimate_flows(frames[first : int(pairs.max()) + 1], both, progress=False)
