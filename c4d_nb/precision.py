@@ -9,7 +9,8 @@ from torch import Tensor
 
 def hardware_has_bf16() -> bool:
     """Whether bfloat16 is multiplied by the hardware: by a CPU that does, four times as fast as float32."""
-    return torch.cuda.is_available() or torch.cpu.get_capabilities().get("avx512_bf16", False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # older torch does not say what a CPU can
+    return torch.cuda.is_available() or capabilities().get("avx512_bf16", False)
 
 
 def without_autocast(like: Tensor) -> torch.autocast:

@@ -80,7 +80,9 @@ def test_cnn_under_autocast_sees_the_same():
 
 def test_training_without_such_hardware_keeps_full_precision(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True}, raising=False)
     assert not hardware_has_bf16()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert hardware_has_bf16()
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not hardware_has_bf16()
