@@ -1,6 +1,7 @@
 """DynPT's sliding window over whole clips, what it costs, and how trackers are scored."""
 
 import logging
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -162,7 +163,7 @@ def test_every_frame_of_every_point_is_estimated(frames, window, stride):
     queries = queries_in(clip)
     found = track(clip, queries, model=network(Steps), window=window, stride=stride)
     assert found.uv.shape == (frames, 7, 2)
-    torch.testing.assert_close(found.mobility, torch.full((frames, 7), 4.0).sigmoid())
+    torch.testing.assert_close(found.mobility, torch.full((frames, 7), 4.0 - math.log(2)).sigmoid())  # half the odds
     torch.testing.assert_close(found.confidence, torch.full((frames, 7), 2.0).sigmoid())
 
 
@@ -246,7 +247,7 @@ def test_one_window_is_the_network_itself():
     assert torch.equal(found.visible[elsewhere], last.visibility[0][elsewhere] > 0)
     assert not found.visible.all()
     for i in range(7):  # a track's mobility: of the mean logit where it is seen
-        expected = last.mobility[0, found.visible[:, i], i].mean().sigmoid().expand(6)
+        expected = last.mobility[0, found.visible[:, i], i].mean().sub(math.log(2)).sigmoid().expand(6)
         torch.testing.assert_close(found.mobility[:, i], expected, atol=1e-3, rtol=0)
 
 
