@@ -338,8 +338,8 @@ scores = {(clip, name): clip_scores(clips[clip], tracker) for clip in clips for 
 table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORES)] for who, row in scores.items()])
 
 # %% [markdown]
-# These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is seven points better than
-# the flow-chained tracker's on MOVi-E, up to five better on MOVi-F, and four to nine *worse* on panning clips. (On the three clips here it is mostly behind.) Positions are those of flow, or up to about two points worse.
+# These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is eight points better than
+# the flow-chained tracker's on MOVi-E, three to six better on MOVi-F, and on panning clips about level, two better with the 3D-aware encoder alone. (On the three clips here it is mostly behind.) Positions are those of flow, or up to about two points worse.
 #
 # ## 7. Where does it fail?
 

@@ -70,7 +70,6 @@ from c4d_nb.kubric.truth import complete_truth
 from c4d_nb.mask_evaluation import correspondences, robust
 from c4d_nb.metrics import align_path, at_scale_of_depth, path_share, trajectory_errors, video_depth
 from c4d_nb.pointmaps.dust3r import DUSt3R
-from c4d_nb.pointmaps.inference import pointmaps_on_grid
 from c4d_nb.pointmaps.two_view import TwoViewConfig, filled_by_network, two_view_pointmaps
 from c4d_nb.show import alignment as show
 from c4d_nb.show import pair_clouds
@@ -85,7 +84,6 @@ pio.renderers.default = "plotly_mimetype+notebook_connected"
 
 # %% tags=["parameters"]
 video = "../data/movi_e.npz"
-other_video = "../data/panning_movi_e.npz"
 weights = "small"  # or a name or path of published weights: the docstring of c4d_nb.checkpoints tells how
 seed = 0
 
@@ -496,21 +494,19 @@ assert lengths["exact pairs"][1] > lengths["with triangulation"][1] > lengths["n
 # %% [markdown]
 # ## 7. Why can the loss fall while the clouds drift apart?
 #
-# This is what users of global alignment are most puzzled by: a loss that goes down nicely, and a scene whose walls are double. Here it happens: the clip whose camera pans, the network's pairs, GA only.
+# This is what users of global alignment are most puzzled by: a loss that goes down nicely, and a scene whose walls are double. Here it begins to happen: the network's pairs again, GA only.
 
 # %%
-other = load_clip(other_video)
-other_pairs = pointmaps_on_grid(DUSt3R.from_checkpoint(weights), other.frames, edges, grid)
-drifting = align(other_pairs, config=replace(GA_ONLY, record_every=10))
-show.history_figure(drifting.history, true_path=other.truth.world_from_cam, true_focal_px=true_focal)
+drifting = align(learned, config=replace(GA_ONLY, record_every=10))
+show.history_figure(drifting.history, true_path=true_path, true_focal_px=true_focal)
 
 # %% [markdown]
-# GA falls from first to last. The gap between the clouds falls for the first fifty iterations and then rises, to where it began. And the error of the path has grown:
+# GA falls from first to last. The gap between the clouds is least after some sixty iterations; from there on it widens a little, while GA goes on falling. And the error of the path has grown:
 
 # %% tags=["nbval-ignore-output"]
 gaps = torch.tensor([step.gap for step in drifting.history])
 lowest = int(gaps.argmin())
-ate = [trajectory_errors(step.world_from_cam, other.truth.world_from_cam)["ate_percent"] for step in drifting.history]
+ate = [trajectory_errors(step.world_from_cam, true_path)["ate_percent"] for step in drifting.history]
 losses = [step.value["ga"] for step in drifting.history]
 table(
     ["iteration", "GA", "gap (%)", "ATE (%)"],
@@ -519,8 +515,8 @@ table(
 
 # %%
 assert losses[-1] < losses[lowest] < losses[0]
-assert gaps[-1] > 1.05 * gaps[lowest]
-assert ate[-1] > ate[0]
+assert lowest < len(gaps) // 2
+assert ate[-1] > 1.1 * ate[0]
 
 # %% [markdown]
 # There is no contradiction. **GA never compares two clouds.** It compares each frame's cloud with what *pairs* say of it. If the pairs say that the clouds lie apart, then GA is satisfied when they do.

@@ -248,9 +248,9 @@ assert spread["pose ATE"] > 2
 # | DynPT, both encoders | *published* | 87.9 | 94.1 | 91.5 |
 # | DynPT, CNN only | *published* | 82.6 | 90.4 | 86.8 |
 # | DynPT, 3D-aware only | *published* | 85.4 | 92.2 | 90.4 |
-# | DynPT, both encoders | ours | 81.9 | 75.8 | 79.7 |
-# | DynPT, CNN only | ours | 81.8 | 76.3 | 83.6 |
-# | DynPT, 3D-aware only | ours | 81.8 | 80.3 | 79.7 |
+# | DynPT, both encoders | ours | 82.5 | 83.8 | 81.3 |
+# | DynPT, CNN only | ours | 82.2 | 84.3 | 84.9 |
+# | DynPT, 3D-aware only | ours | 82.5 | 86.5 | 82.7 |
 # | flow-chained, epipolar mobility | ours | 74.7 | 84.3 | 78.5 |
 # | always static | ours | 63.1 | 73.2 | 64.4 |
 #
@@ -299,10 +299,10 @@ table(
 # | MonST3R | *published* | DAVIS 2016, all | 31.57 |
 # | the paper's rule (`method="paper"`) | ours | DAVIS 2016, three sequences | 31.2 |
 # | `method="robust"` | ours | DAVIS 2016, three sequences | 75.6 |
-# | MonST3R's rule, our small network | ours | DAVIS 2016, three sequences | 7.3 |
+# | MonST3R's rule, our small network | ours | DAVIS 2016, three sequences | 5.6 |
 # | the paper's rule | ours | MOVi-E / MOVi-F / panning | 32.5 / 28.1 / 13.8 |
 # | `method="robust"` | ours | MOVi-E / MOVi-F / panning | 57.5 / 64.6 / 47.6 |
-# | MonST3R's rule, our small network | ours | MOVi-E / MOVi-F / panning | 17.2 / 25.2 / 6.3 |
+# | MonST3R's rule, our small network | ours | MOVi-E / MOVi-F / panning | 23.2 / 31.2 / 6.8 |
 #
 # Commands: `python -m c4d_nb.mask_evaluation DAVIS` (camel, car-turn and dog, first 50 frames, 432 px) and `make mask-scores` (six held-out clips of each split).
 #
@@ -331,13 +331,13 @@ table(
 #
 # | | ATE (% of path) | path (share of the true) | RPE transl. (m) | RPE rot. (deg) | AbsRel | delta < 1.25 | track flicker (cm) | depth flicker (%) |
 # |:--|--:|--:|--:|--:|--:|--:|--:|--:|
-# | GA only | 19.4 ± 2 | 4.8 | 0.128 | 1.34 | 0.214 | 0.723 | 8.8 | 2.1 |
-# | MonST3R's objective, its own mask | **11.2** ± 1 | 0.19 | 0.103 | 0.475 | 0.213 | **0.728** | 8.7 | 1.9 |
-# | C4D, stage 1 | 11.8 ± 1 | 0.17 | **0.099** | **0.471** | 0.213 | 0.727 | 8.7 | 1.9 |
-# | C4D, both stages | 11.8 ± 1 | 0.17 | **0.099** | **0.471** | **0.212** | **0.728** | **4.3** | **1.3** |
+# | GA only | 20.0 ± 2 | 4.9 | 0.133 | 1.24 | 0.161 | **0.837** | 11.8 | 2.6 |
+# | MonST3R's objective, its own mask | 13.6 ± 2 | 0.22 | 0.103 | 0.494 | 0.160 | 0.820 | 12.1 | 2.3 |
+# | C4D, stage 1 | **12.3** ± 2 | 0.23 | **0.099** | **0.491** | 0.160 | 0.820 | 12.0 | 2.3 |
+# | C4D, both stages | **12.3** ± 2 | 0.23 | **0.099** | **0.491** | **0.159** | 0.821 | **5.2** | **1.5** |
 #
-# (Means of 12 clips, four of each split, and three draws of queries, which move ATE by 0.2 and the rest by less; ± is the standard error over clips. Aligned at 52x52 pixels.) C4D's cameras beat those of GA alone in 92 % of the runs, and stage 2 halves the flicker at no cost in depth. Two things the table does *not* show: that C4D's
-# mask is worth anything here (MonST3R's row, with far worse masks, is as good: at a weight of 0.01 CMA pulls too little for its mask to matter), and that the cameras are right. The path's share tells why: with pairs as uncertain as these, CTS wins against GA, and the path, though of the right shape, keeps a fifth of its length
+# (Means of 12 clips, four of each split, and three draws of queries, which move ATE by 0.05 and the rest by less; ± is the standard error over clips. Aligned at 52x52 pixels.) C4D's cameras beat those of GA alone in 83 % of the runs, and stage 2 halves the flicker at no cost in depth. Two things the table does *not* show: that C4D's
+# mask is worth much here (MonST3R's row, with far worse masks, is behind by less than the error: at a weight of 0.01 CMA pulls too little for its mask to matter), and that the cameras are right. The path's share tells why: with pairs as uncertain as these, CTS wins against GA, and the path, though of the right shape, keeps less than a quarter of its length
 # ([chapter 5](05_two_stage_optimization.ipynb), section 6). ATE, which fits a scale, cannot see that.
 #
 # The pipeline as it is also triangulates whatever has parallax. On the shipped clip it makes the scores at the top of this page (`make scores`).

@@ -14,6 +14,7 @@ from c4d_nb.pointmaps.grid import PixelGrid
 from c4d_nb.pointmaps.relative_pose import estimate_focal_ratio, pair_matches, relative_pose
 from c4d_nb.pointmaps.two_view import (
     FLAT_CONFIDENCE,
+    LEARNED_SHARE,
     TwoViewConfig,
     fill_holes,
     filled_by_network,
@@ -272,7 +273,7 @@ def test_what_was_triangulated_stays(half_seen, learned):
     measured = half_seen.conf_1 > FLAT_CONFIDENCE
     assert measured.any()
     assert torch.equal(filled.xyz_1[measured], half_seen.xyz_1[measured])
-    assert torch.equal(filled.conf_1, torch.where(measured, half_seen.conf_1, learned.conf_1))
+    assert torch.equal(filled.conf_1, torch.where(measured, half_seen.conf_1, 1 + LEARNED_SHARE * (learned.conf_1 - 1)))
     assert torch.equal(filled.conf_2, filled.conf_1[[3, 4, 5, 0, 1, 2]])
     assert torch.equal(filled.edges, EDGES)
 
@@ -306,7 +307,7 @@ def test_turning_camera_has_the_networks_depth(turning, learned):
     torch.testing.assert_close(
         filled.xyz_2.norm(dim=-1), filled.xyz_1[[3, 4, 5, 0, 1, 2]].norm(dim=-1), rtol=0, atol=1e-3
     )
-    assert torch.equal(filled.conf_2, learned.conf_2)
+    assert torch.equal(filled.conf_2, 1 + LEARNED_SHARE * (learned.conf_2 - 1))
 
 
 def test_triangulation_in_units_of_the_baseline(scene, seen):

@@ -24,6 +24,8 @@ FLAT_CONFIDENCE = 1.02
 
 MAX_DEPTH = 20.0
 """Farthest depth of a pair, over its median: beyond it parallax is noise, and must not weigh on the alignment."""
+LEARNED_SHARE = 0.1
+"""Of the confidence of a network, beside that of triangulation. At 1 depth is no better and the path is worse."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,9 @@ def filled_by_network(pairs: PairPointmaps, learned: PairPointmaps) -> PairPoint
     """Two-view ``pairs`` in which what was not triangulated has the depth and the confidence of a network's.
 
     Of the network's pair (n, m) that is the depth of n; it is scaled to the depth that was triangulated in the pair (by
-    the weighted median), or to a median of 1 where none was. Rays and relative poses stay those of ``pairs``. Both
-    must have the same edges, both directions of every pair.
+    the weighted median), or to a median of 1 where none was. Its confidence, beyond 1, counts ``LEARNED_SHARE``: what
+    is seen is not to move the cameras that were measured. Rays and relative poses stay those of ``pairs``. Both must
+    have the same edges, both directions of every pair.
     """
     back = reverse_edges(pairs.edges)
     measured = pairs.conf_1 > FLAT_CONFIDENCE
@@ -99,7 +102,7 @@ def filled_by_network(pairs: PairPointmaps, learned: PairPointmaps) -> PairPoint
     xyz = pairs.xyz_1 * torch.where(measured, 1.0, guess / depth)[..., None]
     rotation, translation = roma.rigid_points_registration(pairs.xyz_1[back].flatten(1, 2), pairs.xyz_2.flatten(1, 2))
     xyz_2 = transform(pose(rotation, translation), xyz[back].flatten(1, 2)).reshape(xyz.shape)
-    confidence = torch.where(measured, pairs.conf_1, learned.conf_1)
+    confidence = torch.where(measured, pairs.conf_1, 1 + LEARNED_SHARE * (learned.conf_1 - 1))
     return PairPointmaps(pairs.edges, xyz, xyz_2, confidence, confidence[back])
 
 
