@@ -339,7 +339,7 @@ table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORE
 
 # %% [markdown]
 # These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is eight points better than
-# the flow-chained tracker's on MOVi-E, three to six better on MOVi-F, and on panning clips about level, two better with the 3D-aware encoder alone. (On the three clips here it is mostly behind.) Positions are those of flow, or up to about two points worse.
+# the flow-chained tracker's on MOVi-E, three to six better on MOVi-F, and on panning clips about level, two better with the 3D-aware encoder alone. (On the three clips here: ahead on the first, behind or level on the others.) Positions are those of flow, or up to about two points worse.
 #
 # ## 7. Where does it fail?
 

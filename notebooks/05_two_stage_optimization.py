@@ -455,7 +455,7 @@ assert scored_untaught["GA + CMA + CTS"]["path"] < 20
 assert scored_untaught["GA"]["path"] > scored_untaught["GA + CMA + CTS"]["path"]
 
 # %% [markdown]
-# Already GA finds only a third of the way: that is all the motion that these pairs speak of. But it was CTS that took the rest, at the paper's weight of 0.01. On the better pairs the same weight took only some per cent. How can that be?
+# Already GA finds only two fifths of the way: that is all the motion that these pairs speak of. But it was CTS that took the rest, at the paper's weight of 0.01. On the better pairs the same weight took only some per cent. How can that be?
 #
 # ### How heavy may CTS be?
 #
@@ -501,7 +501,7 @@ drifting = align(learned, config=replace(GA_ONLY, record_every=10))
 show.history_figure(drifting.history, true_path=true_path, true_focal_px=true_focal)
 
 # %% [markdown]
-# GA falls from first to last. The gap between the clouds is least after some sixty iterations; from there on it widens a little, while GA goes on falling. And the error of the path has grown:
+# GA falls from first to last. The gap between the clouds is least after some seventy iterations; from there on it narrows no more, while GA goes on falling. And the error of the path has grown:
 
 # %% tags=["nbval-ignore-output"]
 gaps = torch.tensor([step.gap for step in drifting.history])

@@ -123,7 +123,7 @@ assert torch.allclose(uv.reshape(128, 128, 2), pixel_grid(128, 128), atol=1e-2)
 #
 # DUSt3R's network cuts each image into patches, **encodes** them image by image, and then lets two **decoders** look at each
 # other's tokens. The published one has 578 M values. Ours has the same parts, in
-# [`dust3r.py`](../c4d_nb/pointmaps/dust3r.py), and 4 M values; it saw some thousand pairs of static mini-Kubric scenes of 128 by 128 px.
+# [`dust3r.py`](../c4d_nb/pointmaps/dust3r.py), and 4 M values; it saw 120,000 pairs of static mini-Kubric scenes of 128 by 128 px.
 
 # %%
 model = DUSt3R.from_checkpoint(weights)
