@@ -264,7 +264,7 @@ def test_truncated_archive(full_clip, tmp_path, share):
     [
         ("frames", lambda x: x.float(), r"frames is \(6, 20, 30, 3\) of torch.float32"),
         ("frames", lambda x: x[..., 0], r"frames is \(6, 20, 30\) of torch.uint8"),
-        ("truth.depth", lambda x: x[:2], r"depth is \(2, 20, 30\) of torch.float32"),
+        ("truth.depth", lambda x: x[:2], r"world_from_cam is \(6, 4, 4\) of torch.float32"),
         ("truth.tracks.visible", lambda x: x.T, "visible is"),
         ("truth.motion_mask", lambda x: "no", "motion_mask is 'no'"),
     ],
