@@ -23,8 +23,8 @@ SETTINGS = {
     "apputils-extension/notification.jupyterlab-settings": '{"fetchNews": "false", "checkForUpdates": false}',
 }
 
-CLOSED_TOO_SOON = "Could not restore the debugger state: Canceled future"
-"""What JupyterLab says of itself where a kernel ends before its debugger was asked: on a fast machine, by chance."""
+CLOSED_TOO_SOON = "Canceled future for "
+"""What JupyterLab says of itself where a kernel ends before it has answered: on a fast machine, by chance."""
 
 
 def pytest_collection_modifyitems(items):
