@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_dynpt_weights import network
+from test_dynpt_weights import GEOMETRY, network
 from test_export import result_of
 from test_movi_writer import clip as movi_clip  # noqa: F401  a fixture
 
@@ -25,10 +25,9 @@ from c4d_nb.errors import InputError
 from c4d_nb.kubric.movi import read_movi
 from c4d_nb.kubric.movi_writer import write_movi
 from c4d_nb.kubric.store import load_scene
-from c4d_nb.pointmaps.dust3r import DUSt3R, DUSt3RConfig
+from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.reconstruction import Reconstruction
 
-GEOMETRY = DUSt3RConfig("linear", encoder=(32, 2, 2), decoder=(32, 1, 2), long_side=32, coordinates=True)
 DATA = Path(__file__).parent.parent / "data"
 SHARD = "mini-validation.tfrecord-00000-of-00001"
 TRIES, FEWER = 60, {"scene": 12, "video": 15}

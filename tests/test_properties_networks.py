@@ -1,54 +1,43 @@
 """What holds for every clip that networks, trackers, two-view geometry and hand-drawn masks are given."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_dynpt_weights import CONFIG, GEOMETRY
 from test_properties import GENERATORS, SIDES, examples, mask, noise, normal
 
 from c4d_nb.camera import pinhole
 from c4d_nb.clip import Clip, Tracks
-from c4d_nb.correspondence.dynpt import DynPT, DynPTConfig
+from c4d_nb.correspondence.dynpt import DynPT
 from c4d_nb.correspondence.queries import Queries
 from c4d_nb.correspondence.tracking import track, track_by_flow
 from c4d_nb.errors import InputError
 from c4d_nb.hand_masks import polygon_masks
 from c4d_nb.inspection import video_signs
-from c4d_nb.pointmaps.dust3r import DUSt3R, DUSt3RConfig
+from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.pointmaps.grid import PixelGrid
 from c4d_nb.pointmaps.inference import pointmaps_on_grid
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
 from c4d_nb.pointmaps.two_view import two_view_pointmaps
 from c4d_nb.resize import target_size
 
-POINTMAPS = DUSt3RConfig("linear", encoder=(32, 2, 2), decoder=(32, 2, 2), long_side=32, coordinates=True)
-TRACKER = DynPTConfig(
-    channels=8,
-    cnn_widths=(4, 4, 8, 8),
-    radius=1,
-    correlation=(8, 8),
-    displacement_bands=2,
-    width=16,
-    depth=1,
-    heads=2,
-    virtual=2,
-    passes=2,
-    long_side=48,
-    flow_start=True,
-)
+TRACKER = replace(CONFIG, levels=4, flow_start=True)
 
 
 @pytest.fixture(scope="module")
 def pointmap_network() -> DUSt3R:
     torch.manual_seed(0)
-    return DUSt3R(POINTMAPS).eval()
+    return DUSt3R(GEOMETRY).eval()
 
 
 @pytest.fixture(scope="module")
 def tracker() -> DynPT:
     """Untrained, with both encoders; its head says something."""
     torch.manual_seed(0)
-    model = DynPT(TRACKER, geometry=DUSt3R(POINTMAPS))
+    model = DynPT(TRACKER, geometry=DUSt3R(GEOMETRY))
     torch.nn.init.normal_(model.head.weight, std=0.3)
     return model.eval()
 
