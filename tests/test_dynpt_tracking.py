@@ -3,10 +3,12 @@
 import logging
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from c4d_nb import Clip
 from c4d_nb.clip import Tracks, Truth
@@ -55,6 +57,22 @@ class Steps(DynPT):
         return [TrackState(state.uv + torch.tensor([1.0, 2.0]), *logits)]
 
 
+class Saying(DynPT):
+    """Leaves points where they are, and says the same of the visibility of all."""
+
+    def refine(self, pyramid, query_features, state):
+        return [state._replace(visibility=torch.full_like(state.visibility, self.logit))]
+
+
+class Counting(DynPT):
+    """Calls all points seen, and their mobility's logit 0 in the first window, 1 in the next and so on."""
+
+    def refine(self, pyramid, query_features, state):
+        self.windows = getattr(self, "windows", -1) + 1
+        seen, mobility = torch.ones_like(state.visibility), torch.full_like(state.mobility, self.windows)
+        return [state._replace(visibility=seen, mobility=mobility)]
+
+
 class Alone(DynPT):
     """A point moves by what is seen at its query; points do not hear of each other."""
 
@@ -70,6 +88,23 @@ class Watched(DynPT):
         self.encoded = getattr(self, "encoded", [])
         self.encoded += ((frames[0].mean(dim=(1, 2, 3)) + 1) * 12.75).round().int().tolist()
         return super().encode(frames)
+
+
+@pytest.fixture
+def unanchored(monkeypatch):
+    """No patch is found again."""
+    monkeypatch.setattr(tracking, "anchor", finding(lambda queries, frames: torch.zeros(frames, len(queries.frame))))
+
+
+def finding(pattern: Callable[[Queries, int], Tensor]):
+    """An ``anchor`` that finds what the pattern of the queries and the count of frames says, and moves nothing."""
+
+    def anchor(frames, queries, uv):
+        uv, index = uv.clone(), torch.arange(len(queries.frame))
+        uv[queries.frame, index] = queries.uv
+        return uv, pattern(queries, len(frames)).bool()
+
+    return anchor
 
 
 def clip_of(t: int, size: tuple[int, int] = (24, 32), seed: int = 0) -> Clip:
@@ -257,7 +292,7 @@ def test_tracking_is_repeatable():
 
 
 @pytest.mark.parametrize("size", [(48, 64), (24, 32), (50, 70), (70, 45)])
-def test_positions_are_in_the_clips_pixels(size):
+def test_positions_are_in_the_clips_pixels(size, unanchored):
     """A network that changes nothing leaves every point at its query, up to the borders."""
     clip = clip_of(9, size)
     queries = queries_in(clip)
@@ -470,8 +505,8 @@ def test_command_prints_a_row_for_each_tracker(folder, tmp_path, capsys):
     assert main([str(folder), "--weights", *names]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
-        *("movi_e", *names, "flow-chained"),
-        *("panning_movi_e", *names, "flow-chained"),
+        *("movi_e", *names, "anchored-flow", "flow-chained"),
+        *("panning_movi_e", *names, "anchored-flow", "flow-chained"),
     ]
     assert lines[0].split()[1:] == list(SCORES)
     assert all(len(line.split()) == 1 + len(SCORES) for line in lines)
@@ -482,7 +517,7 @@ def test_command_tells_weights_of_one_name_apart(folder, tmp_path, capsys):
     """Every training calls its weights the same."""
     names = [str(weights(tmp_path / name / "model.safetensors")) for name in ("a", "b")]
     assert main([str(folder), "--weights", *names]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 8
+    assert len(capsys.readouterr().out.splitlines()) == 10
 
 
 def test_command_refuses_absent_weights(folder, caplog):
@@ -513,8 +548,8 @@ def test_command_can_be_interrupted(folder, tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("long_side", [32, 64])
-def test_network_that_changes_nothing_leaves_the_flow(long_side):
-    """In the clip's pixels, whatever the network's."""
+def test_network_that_changes_nothing_leaves_the_flow(long_side, unanchored):
+    """In the clip's pixels, whatever the network's; but for patches that are found."""
     clip = sliding_clip(1, frames=9)
     true = clip.truth.tracks
     asked = Queries(true.uv[true.query_frame, torch.arange(len(true.query_frame))], true.query_frame)
@@ -523,3 +558,39 @@ def test_network_that_changes_nothing_leaves_the_flow(long_side):
     uv, visible = chain_flow(clip.frames, asked)
     torch.testing.assert_close(found.uv, uv, atol=1e-3, rtol=1e-4)
     assert torch.equal(found.visible, visible)
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_two_of_three_witnesses_make_a_point_visible(monkeypatch, sees):
+    """Flow, which loses some points; the network, which has one word for all; the patch, found of every other."""
+    clip = sliding_clip(1, frames=9)
+    asked = queries_in(clip, n=40)
+    monkeypatch.setattr(tracking, "anchor", finding(lambda queries, frames: (torch.arange(40) % 2).expand(frames, -1)))
+    _, followed = chain_flow(clip.frames, asked)
+    model = network(Saying, flow_start=True)
+    model.logit = 1.0 if sees else -1.0
+    found = track(clip, asked, model=model, window=6)
+    patch = (torch.arange(40) % 2).bool().expand(9, -1)
+    expected = (followed | patch) if sees else (followed & patch)
+    elsewhere = torch.arange(9)[:, None] != asked.frame
+    assert torch.equal(found.visible[elsewhere], expected[elsewhere])
+    assert 0.1 < followed.float().mean() < 0.95
+
+
+def test_mobility_is_the_mean_of_all_words_where_a_point_is_seen():
+    """12 frames in windows 0-5, 4-9 and 6-11, by hand: each word counts, in every frame."""
+    found = track(clip_of(12), asked_at(0), model=network(Counting), window=6)
+    expected = torch.tensor((0 + 1 + 2) / 3 - math.log(2)).sigmoid()
+    torch.testing.assert_close(found.mobility, expected.expand(12, 1))
+
+
+def test_anchored_tracks_are_nearer_to_the_truth_than_flow(shipped):
+    """With a network that changes nothing, on a clip as users have them."""
+    true = shipped.truth.tracks
+    asked = Queries(true.uv[true.query_frame, torch.arange(len(true.query_frame))], true.query_frame)
+    found = track(shipped, asked, model=network(head=0.0, matching=False, flow_start=True, long_side=64))
+    flow, followed = chain_flow(shipped.frames, asked)
+    both = followed & found.visible & true.visible
+    errors = [(uv - true.uv).norm(dim=-1)[both] for uv in (found.uv, flow)]
+    assert errors[0].median() < 0.8 * errors[1].median()
+    assert (errors[0] < 1).float().mean() > (errors[1] < 1).float().mean() + 0.02

@@ -1,12 +1,14 @@
 """How good trackers are on clips with true tracks: mobility (D-ACC) and TAP-Vid's scores, split by split.
 
 ``python -m c4d_nb.correspondence.evaluation CLIPS --weights dynpt dynpt_cnn`` prints the table of the paper's
-ablation on these clips, with the flow-chained tracker below. Queries are the clips' own, tracked both ways in time.
+ablation on these clips, with the flow-chained tracker below, as it is and anchored. Queries are the clips' own,
+tracked both ways in time.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from tqdm import tqdm
 
 from c4d_nb.clip import Clip, Tracks
 from c4d_nb.commands import run_command
+from c4d_nb.correspondence.anchoring import anchor
 from c4d_nb.correspondence.dynpt import DynPT
 from c4d_nb.correspondence.queries import Queries
 from c4d_nb.correspondence.tracking import track, track_by_flow
@@ -65,6 +68,13 @@ def by_flow(clip: Clip, queries: Queries) -> Tracks:
     return track_by_flow(clip.frames, queries)
 
 
+def by_anchored_flow(clip: Clip, queries: Queries) -> Tracks:
+    """Chained flow, drawn to the queries' patches as DynPT's tracks are: what is left is what the network adds."""
+    tracks = by_flow(clip, queries)
+    uv, found = anchor(clip.frames, queries, tracks.uv)
+    return replace(tracks, uv=torch.where((found & tracks.visible)[..., None], uv, tracks.uv))
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -81,7 +91,8 @@ def _run(options: argparse.Namespace) -> None:
         trackers = {name: learned(DynPT.from_checkpoint(name)) for name in options.weights}
     except InputError as error:
         raise InputError(f"weights: {error}") from error
-    table = score_table(options.clips, trackers | {"flow-chained": by_flow})
+    trackers |= {"anchored-flow": by_anchored_flow, "flow-chained": by_flow}
+    table = score_table(options.clips, trackers)
     width = max(len(name) for rows in table.values() for name in ("panning_movi_e", *rows)) + 2
     for split, rows in table.items():
         print(f"{split:{width}}" + "".join(f"{name:>15}" for name in SCORES))

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from c4d_nb.clip import Clip, Tracks
+from c4d_nb.correspondence.anchoring import anchor
 from c4d_nb.correspondence.dynpt import DynPT, TrackState, first_logits
 from c4d_nb.correspondence.flow import estimate_flows, sample_map
 from c4d_nb.correspondence.local_correlation import FeaturePyramid
@@ -27,8 +28,6 @@ from c4d_nb.resize import Resize, shrink, target_size
 
 Tracker = Callable[[UInt8[Tensor, "t h w 3"], Queries], Tracks]
 """What ``reconstruct`` asks of any tracker: the queries, in their order, followed through the frames."""
-SURE = 0.8
-"""The confidence that makes a point visible which flow has lost."""
 DYNAMIC_SHARE = 1 / 3
 """Of the points of a clip: in mini-Kubric's training clips, of either split, it is 0.33 to 0.34."""
 PAIRS_AT_ONCE = 32
@@ -48,12 +47,14 @@ def track(
 
     A network that was trained on starts by flow begins with those of ``chain_flow``, and they keep a say: where flow
     still follows a point and the network agrees to within 12 px of its own frames, the position is flow's, which is the
-    finer one; what flow has lost is visible only if the network is confident of it, too. In the frame of its query a
-    point is where it was asked for, and visible. C4D, supplement: windows of 16 frames, a stride of 4.
+    finer one. Every position is then anchored (``anchor``): drawn to where the patch around the query is found again in
+    the full frames. A point is visible where two of three witnesses have it: flow, the network, the patch; for want of
+    flow the network alone decides. In the frame of its query it is where it was asked for, and visible. C4D,
+    supplement: windows of 16 frames, a stride of 4.
 
-    Mobility is one number a track, as Kubric's label is, in all its frames: of the mean logit over those that show the
-    point, for what the network says while it is hidden is worth little. The loss balances the classes, as if half of
-    all points moved; ``DYNAMIC_SHARE`` puts that right.
+    Mobility is one number a track, as Kubric's label is, in all its frames: of the mean logit of all windows over
+    frames that show the point, for what the network says while it is hidden is worth little. The loss balances the
+    classes, as if half of all points moved; ``DYNAMIC_SHARE`` puts that right.
 
     Each sweep encodes a frame when the first window reaches it and forgets it behind the last: but for the result,
     memory grows with points x window. Raises ``InputError`` for queries outside the clip and windows without overlap.
@@ -113,6 +114,9 @@ class _Sweep:
             self.seen = first_logits(self.followed)
         uv = resize.uv_from_original(uv).clone()
         self.state = TrackState(uv, *torch.zeros(3, len(clip), count))
+        """The latest word on positions, visibility and confidence, and the sum of all words on mobility."""
+        self.words = torch.zeros(len(clip), count)
+        """How many these are."""
         shape = (1, count, (2 * config.radius + 1) ** 2, config.channels)
         self.features = [torch.zeros(shape, device=self.device) for _ in range(config.levels)]
 
@@ -155,23 +159,25 @@ class _Sweep:
         begin = TrackState(uv, self.seen[span][:, points][None].to(self.device), unknown, unknown)
         features = tuple(level[:, points.to(self.device)] for level in self.features)
         found = self.model.refine(pyramid, features, begin)[-1]
+        found = found._replace(mobility=found.mobility + self.state.mobility[span][:, points].to(self.device))
         for known, new in zip(self.state, found, strict=True):
             known[span.start : span.stop, points] = new[0].float().cpu()
+        self.words[span.start : span.stop, points] += 1
         self.known[0, points] = self.known[0, points].clamp(max=span.start)
         self.known[1, points] = self.known[1, points].clamp(min=span.stop - 1)
 
     def tracks(self) -> Tracks:
         """The result, in the clip's pixels."""
-        index = torch.arange(len(self.queries.frame))
-        uv, visible, confidence = self.state.uv, self.state.visibility > 0, self.state.confidence.sigmoid()
+        uv, seen = self.state.uv, self.state.visibility > 0
         if self.flowed is not None:
             agree = self.followed & ((uv - self.flowed).norm(dim=-1) < NEAR_PX)
             uv = torch.where(agree[..., None], self.flowed, uv)
-            visible = visible & (self.followed | (confidence > SURE))
-        uv = self.resize.uv_to_original(uv)
-        uv[self.queries.frame, index], visible[self.queries.frame, index] = self.queries.uv.float(), True
-        logit = (visible * self.state.mobility).sum(dim=0) / visible.sum(dim=0)
+        uv, found = anchor(self.frames, self.queries, self.resize.uv_to_original(uv))
+        visible = seen if self.flowed is None else (seen & self.followed) | (seen & found) | (self.followed & found)
+        visible[self.queries.frame, torch.arange(len(self.queries.frame))] = True
+        logit = (visible * self.state.mobility).sum(dim=0) / (visible * self.words).sum(dim=0)
         mobility = (logit + math.log(DYNAMIC_SHARE / (1 - DYNAMIC_SHARE))).sigmoid()
+        confidence = self.state.confidence.sigmoid()
         return Tracks(uv, visible, confidence, mobility.expand(len(uv), -1).clone(), self.queries.frame)
 
     def _encode(self, span: slice) -> FeaturePyramid:
