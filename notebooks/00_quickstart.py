@@ -77,7 +77,7 @@ figures.filmstrip(clip.frames)
 
 # %%
 result = reconstruct(clip)
-type(result).__name__, list(result.__dataclass_fields__)
+print(*result.__dataclass_fields__)
 
 # %% [markdown]
 # ## 3. Tracks: where points go
@@ -181,5 +181,5 @@ page = write_viewer(result, f"{out}/viewer.html")
 Reconstruction.load(path).depth.shape == result.depth.shape, page.name
 
 # %% [markdown]
-# Next: [`README`](../README.md) lists the chapters. To run this one on your own video without opening it:
+# Next: [how such clips are made](01_kubric_mobility.ipynb), with their truth. To run this one on your own video without opening it:
 # `papermill notebooks/00_quickstart.ipynb out.ipynb -p video PATH`, run in `notebooks/`.

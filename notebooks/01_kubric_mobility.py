@@ -422,4 +422,4 @@ if movi_path is None:
 # 3. **The label of a frame.** Make tracks whose mobility is that of mode `frame`. How many of the dynamic points in frame 0 are left, and what could a tracker that
 #    sees only the first 16 frames know about the others?
 #
-# Next: [`README`](../README.md) lists the chapters.
+# Next: [a tracker that knows what moves](02_dynpt_training.ipynb), trained on such clips.

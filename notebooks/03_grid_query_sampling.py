@@ -250,4 +250,4 @@ table(
 # 2. **Away from outlines.** Leave out gradient points within 2 px of another *flow*. How much does AJ gain, and how many movers lose their last query?
 # 3. **Smaller cells.** What does a cell of 10 px change in the last table, and what does it cost in seconds of tracking?
 #
-# Next: [what a pointmap is](05a_pointmaps.ipynb).
+# Next: [motion masks](04_motion_masks.ipynb), which these tracks vote for.

@@ -365,4 +365,4 @@ figure
 # 3. **A better tracker.** `correspondences(clip, tracker=DynPT.from_checkpoint("dynpt"))` takes static points from [the learned tracker](02_dynpt_training.ipynb). Which clip gains?
 # 4. **A mask of your own.** `reconstruct(clip, masks=...)` takes masks from any source. Paint one over a shadow; what happens to the camera?
 #
-# Next: [two-stage optimisation](05_two_stage_optimization.ipynb), which uses these masks.
+# Next: [pointmaps](05a_pointmaps.ipynb), the other half of what is optimised with these masks.

@@ -404,4 +404,4 @@ assert displaced["by the box"] > 0.3
 #    `fit_similarity` finds the camera motion between them. How far is it from the truth, and how far would "the camera stood still" be? What does that say about how the small network comes to its answer?
 # 3. **Back on the floor.** Repeat section 5 for later pairs, such as (6, 15), when the box lies on the others. Is the network better there, as the explanation by "things in the air" predicts?
 #
-# Next: [`README`](../README.md) lists the chapters.
+# Next: [two-stage optimisation](05_two_stage_optimization.ipynb), which makes one scene of all pairs.

@@ -554,12 +554,12 @@ show.slices_figure(
 )
 
 # %% [markdown]
-# The change from frame to frame calms down, and both numbers say so: the tracks flicker half as much, depth by a third less. And the **error is what it was**. This network's depth is off by 14 % nearly the same way in every frame: it overlooks the bodies on the floor. Stage 2 makes a video of it that is pleasant to look at, and as wrong as before.
+# The change from frame to frame calms down, and both numbers say so: the tracks flicker half as much, depth by a quarter less. And the **error is what it was**. This network's depth is off by 15 % nearly the same way in every frame: it overlooks the bodies on the floor. Stage 2 makes a video of it that is pleasant to look at, and as wrong as before.
 # The paper's own ablation says the same: without PTS its pose scores are unchanged, as they must be, for stage 2 leaves the cameras alone.
 #
 # ## What to remember
 #
-# 1. PTS averages over time what neighbouring pixels err together. Of our made-up flicker it takes three quarters away, of a real reconstruction's a third to a half; a constant bias it cannot see.
+# 1. PTS averages over time what neighbouring pixels err together. Of our made-up flicker it takes three quarters away, of a real reconstruction's a quarter to a half; a constant bias it cannot see.
 # 2. It blurs fast motion: centimetres to decimetres on a body that bounces, none on what rests.
 # 3. $\lambda$ is for outliers. It has a unit.
 # 4. Ends bend; windows must overlap; at an outline the blend drags whatever is near.
@@ -571,4 +571,4 @@ show.slices_figure(
 # 2. **Fewer tracks.** `clip_queries` takes a `cell`: draw queries on cells of 60 px. When do shared errors survive?
 # 3. **A second pass.** Feed the smoothed pointmaps to `smooth_pointmaps` again, and again. What do the two flickers say, and what does AbsRel of the movers? (This is why the target of stage 2 is computed once.)
 #
-# Next: [`README`](../README.md) lists the chapters.
+# Next: [evaluation](07_evaluation.ipynb): the tables, and what they hide.

@@ -129,6 +129,7 @@ def camera_path(result: Reconstruction) -> Figure:
     along, across = ground_axes(centre, up.to(centre))
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots(1, 2)
+    unit = "scene units" if truth is None else "units of the truth"
     for ax, vertical, name in ((axes[0], across, "from above"), (axes[1], up.to(centre), "from the side")):
         if truth is not None:
             points = truth[:, :3, 3].to(centre)
@@ -148,7 +149,7 @@ def camera_path(result: Reconstruction) -> Figure:
             markersize=3,
             label="estimate",
         )
-        ax.set(title=f"camera path {name}", aspect="equal", adjustable="datalim")
+        ax.set(title=f"camera path {name}", xlabel=f"along ({unit})", aspect="equal", adjustable="datalim")
     axes[0].legend()
     return figure
 
