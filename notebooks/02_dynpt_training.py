@@ -53,6 +53,7 @@ import torch
 
 from c4d_nb import load_clip
 from c4d_nb.clip import resize_clip
+from c4d_nb.correspondence.anchoring import anchor
 from c4d_nb.correspondence.dynpt import DynPT, DynPTConfig, TrackState, first_logits
 from c4d_nb.correspondence.evaluation import SCORES, by_flow, clip_scores, learned
 from c4d_nb.correspondence.local_correlation import best_match, cells_from_uv, local_correlation
@@ -221,9 +222,9 @@ table(
 
 # %% [markdown]
 # Read the columns one by one. **Mobility** is what the network adds: flow knows nothing of it (pass 0 calls everything static), and a network's word is worth more. Both columns are means over the two classes, so that half
-# is what a guess is worth: static and visible points are the many. **Visibility** it does not improve, and **positions** neither: flow is
-# exact to half a pixel here, and a network that saw a thousand windows cannot better that. A long training can, as CoTracker shows; until then `track` keeps flow's position
-# wherever flow still follows the point and the network agrees.
+# is what a guess is worth: static and visible points are the many. **Positions** it does not improve: flow is
+# exact to half a pixel here, and a network that looks at frames this small, after so few windows, cannot better that. A long training can, as CoTracker shows; until then `track` keeps flow's position
+# wherever flow still follows the point and the network agrees, and asks a third witness (section 6).
 #
 # *Check.*
 
@@ -322,6 +323,35 @@ show.tracks_figure(clip, tracks)
 # %% [markdown]
 # Above, orange points are those the network calls dynamic; below, how sure it is that a point is where it says.
 #
+# ### Anchored to the query
+#
+# Flow drifts, and the network looks at small frames. But nobody has asked the picture itself: does the place that a track has reached *look like* the one where it began? `anchor` searches the full frame
+# around it for the patch of the query, and draws the track there if the search back leads to where it began:
+
+# %%
+source(anchor)
+
+# %%
+flow_uv, flow_seen = chain_flow(clip.frames, asked)
+true = clip.truth.tracks
+both = flow_seen & tracks.visible & true.visible & (true.query_frame != torch.arange(len(clip))[:, None])
+errors = {"chained flow": flow_uv - true.uv, "DynPT": tracks.uv - true.uv}
+errors = {name: error.norm(dim=-1)[both] for name, error in errors.items()}
+rows = [
+    [name, round(float(error.median()), 2), f"{100 * (error < 1).float().mean():.0f} %"]
+    for name, error in errors.items()
+]
+table(["positions that both follow", "median error (px)", "within 1 px"], rows)
+
+# %% [markdown]
+# The patch also bears witness. A point is **visible** where two of three say so: flow follows it, the network sees it, its patch is found.
+#
+# *Check.*
+
+# %%
+assert errors["DynPT"].median() < 0.8 * errors["chained flow"].median()
+
+# %% [markdown]
 # ### How good is that?
 #
 # TAP-Vid's scores: $\delta_{avg}$, the share of visible positions within 1, 2, 4, 8 and 16 px, averaged; **OA**, how often visibility is right; **AJ**, which asks for both. And **D-ACC**, how often

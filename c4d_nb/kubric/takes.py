@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from c4d_nb.camera import pinhole
 from c4d_nb.clip import Clip, Truth
+from c4d_nb.commands import run_command
 from c4d_nb.errors import InputError
 from c4d_nb.kubric.camera_paths import sample_camera
-from c4d_nb.kubric.generate import EXIT_BAD_INPUT, EXIT_INTERRUPTED, parse_seeds
+from c4d_nb.kubric.generate import parse_seeds
 from c4d_nb.kubric.physics import SETTLING, SETTLING_FPS, centered, place, simulate
 from c4d_nb.kubric.ranges import SPLITS, SUBSETS
 from c4d_nb.kubric.render import render_frame
@@ -146,24 +147,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=256, metavar="PX", help="height and width (default 256)")
     parser.add_argument("--samples", type=int, default=2, metavar="N", help="N x N rays colour a pixel (default 2)")
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default -1: one a core)")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        seeds = parse_seeds(options.seeds)
-        drawn = {name: getattr(options, name) for name in ("subset", "takes", "frames", "size", "samples")}
-        todo = [seed for seed in seeds if not all(map(zipfile.is_zipfile, _paths(options.out, seed, drawn)))]
-        bar = {"desc": "static scenes", "unit": "scene", "total": len(seeds), "initial": len(seeds) - len(todo)}
-        tasks = (delayed(_make)(options.out, seed, drawn) for seed in todo)
-        for _ in tqdm(Parallel(options.jobs, return_as="generator_unordered")(tasks), **bar):
-            pass
-    except InputError as error:
-        _log.error("error: %s", error)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        _log.error("interrupted: the same command makes the clips that are missing")
-        return EXIT_INTERRUPTED
+    return run_command(
+        _run, parser.parse_args(arguments), after_interruption="the same command makes the clips that are missing"
+    )
+
+
+def _run(options: argparse.Namespace) -> None:
+    seeds = parse_seeds(options.seeds)
+    drawn = {name: getattr(options, name) for name in ("subset", "takes", "frames", "size", "samples")}
+    todo = [seed for seed in seeds if not all(map(zipfile.is_zipfile, _paths(options.out, seed, drawn)))]
+    bar = {"desc": "static scenes", "unit": "scene", "total": len(seeds), "initial": len(seeds) - len(todo)}
+    tasks = (delayed(_make)(options.out, seed, drawn) for seed in todo)
+    for _ in tqdm(Parallel(options.jobs, return_as="generator_unordered")(tasks), **bar):
+        pass
     _log.info("%d clips of %d scenes in %s", len(seeds) * options.takes, len(seeds), options.out)
-    return 0
 
 
 def _paths(out: Path, seed: int, drawn: dict[str, int | str]) -> list[Path]:

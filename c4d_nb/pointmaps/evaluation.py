@@ -5,7 +5,6 @@ the network is not.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,9 @@ from tqdm import tqdm
 
 from c4d_nb.camera import invert, pixel_grid, rays, transform, unproject
 from c4d_nb.clip import Clip, PairPointmaps, load_clip
+from c4d_nb.commands import run_command
 from c4d_nb.correspondence.flow import estimate_flows
 from c4d_nb.errors import InputError
-from c4d_nb.kubric.generate import EXIT_BAD_INPUT
 from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.pointmaps.grid import PixelGrid
 from c4d_nb.pointmaps.inference import pointmaps_on_grid
@@ -33,8 +32,6 @@ GRID_LONG_SIDE = 96
 FLOW_NOISE_PX = 0.5
 
 Method = Callable[[Clip, Int[Tensor, "e 2"], PixelGrid], PairPointmaps]
-
-_log = logging.getLogger(__name__)
 
 
 def point_errors(clip: Clip, methods: dict[str, Method]) -> tuple[Int[Tensor, "e 2"], dict[str, Float[Tensor, "e"]]]:
@@ -124,18 +121,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("clips", type=Path, help="folder of static clips with depth, poses and K")
     parser.add_argument("--weights", default="small", metavar="NAME", help="name or path (default small, as shipped)")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
-        table = error_table(clip_paths(options.clips), DUSt3R.from_checkpoint(options.weights))
-    except InputError as error:
-        _log.error("error: %s", error)
-        return EXIT_BAD_INPUT
+    return run_command(_run, parser.parse_args(arguments))
+
+
+def _run(options: argparse.Namespace) -> None:
+    table = error_table(clip_paths(options.clips), DUSt3R.from_checkpoint(options.weights))
     columns = list(next(iter(table.values())))
     print(f"{'relative point error':22}" + "".join(f"{name:>16}" for name in columns))
     for name, row in table.items():
         print(f"{name:22}" + "".join(f"{row[column]:16.4f}" for column in columns))
-    return 0
 
 
 if __name__ == "__main__":
