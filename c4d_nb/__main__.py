@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="network: small (shipped, default), dust3r_512_dpt, monst3r_512_dpt, ..., a path, or two_view for none",
     )
+    parser.add_argument(
+        "--tracker",
+        default="flow",
+        metavar="NAME",
+        help="flow (chained, default), or DynPT's weights: dynpt (shipped) or a path",
+    )
     parser.add_argument("--masks", metavar="DIR", help="folder of masks of what moves, to use instead of our own")
     parser.add_argument("--combine-masks", action="store_true", help="use --masks beside our own, not instead of them")
     parser.add_argument("--true-masks", metavar="DIR", help="folder of true motion masks, to score against")

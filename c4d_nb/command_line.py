@@ -13,6 +13,8 @@ from torch import Tensor
 from c4d_nb.alignment import AlignConfig, FastConfig
 from c4d_nb.archive import atomic_folder
 from c4d_nb.clip import Clip, kept_frames, load_clip, select_frames
+from c4d_nb.correspondence.dynpt import DynPT
+from c4d_nb.correspondence.tracking import Tracker, dynpt_tracker, track_by_flow
 from c4d_nb.errors import InputError
 from c4d_nb.export import check_formats, export
 from c4d_nb.export.images import Frames
@@ -25,7 +27,7 @@ from c4d_nb.show.figures import camera_path, overview, time_slice
 from c4d_nb.show.viewer import write_viewer
 from c4d_nb.video import read_frames
 
-TWO_VIEW = "two_view"
+TWO_VIEW, FLOW = "two_view", "flow"
 SOLVERS = {"paper": AlignConfig, "fast": FastConfig}
 
 
@@ -53,6 +55,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
             ),
             network=_load_network(options.pointmaps),
             masks=None if own_masks is None else resize_nearest(own_masks, *clip.size),
+            tracker=_load_tracker(options.tracker),
         )
         written = write_outputs(result, folder)
     written += _export(result, formats, options)
@@ -72,6 +75,16 @@ def _load_network(name: str) -> DUSt3R | None:
         return DUSt3R.from_checkpoint(name, device=device, dtype=dtype)
     except InputError as error:
         raise InputError(f"pointmaps: {error}") from error
+
+
+def _load_tracker(name: str) -> Tracker:
+    """On a GPU, where there is one."""
+    if name == FLOW:
+        return track_by_flow
+    try:
+        return dynpt_tracker(DynPT.from_checkpoint(name, device="cuda" if torch.cuda.is_available() else "cpu"))
+    except InputError as error:
+        raise InputError(f"tracker: {error}") from error
 
 
 def write_outputs(result: Reconstruction, folder: Path) -> list[str]:

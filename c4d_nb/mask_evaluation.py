@@ -26,7 +26,7 @@ from c4d_nb.commands import run_command
 from c4d_nb.correspondence.dynpt import DynPT
 from c4d_nb.correspondence.flow import estimate_flows
 from c4d_nb.correspondence.queries import clip_queries
-from c4d_nb.correspondence.tracking import track, track_by_flow
+from c4d_nb.correspondence.tracking import Tracker, dynpt_tracker, track_by_flow
 from c4d_nb.datasets import read_davis
 from c4d_nb.ego_flow import ego_flow_masks, pair_ego_flows
 from c4d_nb.errors import InputError
@@ -67,15 +67,15 @@ class Correspondences:
 Method = Callable[[Correspondences], Bool[Tensor, "t h w"]]
 
 
-def correspondences(clip: Clip, *, tracker: DynPT | None = None, seed: int = 0) -> Correspondences:
-    """Flow over the scene graph and tracks of grid queries, by chained flow where there is no ``tracker``.
+def correspondences(clip: Clip, *, tracker: Tracker = track_by_flow, seed: int = 0) -> Correspondences:
+    """Flow over the scene graph and tracks of grid queries, by default by chained flow.
 
     ``seed`` is of the random half of the queries.
     """
     edges = sliding_window_graph(len(clip))
     flows, valid = estimate_flows(clip.frames, edges)
     queries = clip_queries(clip.frames, every=QUERY_EVERY, generator=torch.Generator().manual_seed(seed))
-    tracks = track_by_flow(clip.frames, queries) if tracker is None else track(clip, queries, model=tracker)
+    tracks = tracker(clip.frames, queries)
     return Correspondences(clip, flows, valid, edges, tracks)
 
 
@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    tracker = None if options.tracker is None else DynPT.from_checkpoint(options.tracker)
+    tracker = track_by_flow if options.tracker is None else dynpt_tracker(DynPT.from_checkpoint(options.tracker))
     methods = ablation() if options.ablation else METHODS
     print(f"{'IoU, %':32}" + "".join(f"{name:>24}" for name in methods))
     for folder in options.folders:

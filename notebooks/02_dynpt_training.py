@@ -55,12 +55,12 @@ from c4d_nb import load_clip
 from c4d_nb.clip import resize_clip
 from c4d_nb.correspondence.anchoring import anchor
 from c4d_nb.correspondence.dynpt import DynPT, DynPTConfig, TrackState, first_logits
-from c4d_nb.correspondence.evaluation import SCORES, by_flow, clip_scores, learned
+from c4d_nb.correspondence.evaluation import SCORES, clip_scores
 from c4d_nb.correspondence.local_correlation import best_match, cells_from_uv, local_correlation
 from c4d_nb.correspondence.losses import TrackTruth, confidence_loss, mobility_loss, position_loss
 from c4d_nb.correspondence.queries import Queries
 from c4d_nb.correspondence.toy import sliding_clip
-from c4d_nb.correspondence.tracking import chain_flow, track
+from c4d_nb.correspondence.tracking import chain_flow, dynpt_tracker, track, track_by_flow
 from c4d_nb.correspondence.training import TrainConfig, train
 from c4d_nb.correspondence.windows import TrackWindows, clip_sources
 from c4d_nb.pointmaps.inference import network_images
@@ -363,7 +363,8 @@ source(clip_scores)
 
 # %% tags=["nbval-ignore-output"]
 clips = {name: load_clip(f"../data/{name}.npz") for name in ("movi_e", "panning_movi_e", "movi_f")}
-trackers = {name: learned(DynPT.from_checkpoint(name)) for name in weights} | {"flow-chained": by_flow}
+trackers = {name: dynpt_tracker(DynPT.from_checkpoint(name)) for name in weights}
+trackers["flow-chained"] = track_by_flow
 scores = {(clip, name): clip_scores(clips[clip], tracker) for clip in clips for name, tracker in trackers.items()}
 table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORES)] for who, row in scores.items()])
 

@@ -362,7 +362,7 @@ figure
 #
 # 1. **How many wrong labels?** Mark a growing share of the movers' tracks static. At what share does the first section's table break, and does `mover_over_most_of_the_frame` break earlier?
 # 2. **MAGSAC.** Replace `lmeds` by `method="magsac"` in `pair_geometry`. Is the median error of the static pixels smaller? Does the mask change?
-# 3. **A better tracker.** `correspondences(clip, tracker=DynPT.from_checkpoint("dynpt"))` takes static points from [the learned tracker](02_dynpt_training.ipynb). Which clip gains?
+# 3. **A better tracker.** `correspondences(clip, tracker=dynpt_tracker(DynPT.from_checkpoint("dynpt")))` takes static points from [the learned tracker](02_dynpt_training.ipynb). Which clip gains?
 # 4. **A mask of your own.** `reconstruct(clip, masks=...)` takes masks from any source. Paint one over a shadow; what happens to the camera?
 #
 # Next: [pointmaps](05a_pointmaps.ipynb), the other half of what is optimised with these masks.

@@ -46,7 +46,8 @@ from c4d_nb import load_clip
 from c4d_nb.alignment import AlignConfig
 from c4d_nb.camera import pose, rotation_angle_deg
 from c4d_nb.correspondence.dynpt import DynPT
-from c4d_nb.correspondence.evaluation import by_flow, clip_scores, learned
+from c4d_nb.correspondence.evaluation import clip_scores
+from c4d_nb.correspondence.tracking import dynpt_tracker, track_by_flow
 from c4d_nb.depth_alignment import DEPTH_ALIGNMENTS
 from c4d_nb.metrics import (
     align_path,
@@ -280,7 +281,7 @@ assert spread["pose ATE"] > 2
 # A small part of both tables, live: the shipped clip, the network with both encoders, and chained flow.
 
 # %% tags=["nbval-ignore-output"]
-trackers = {"DynPT, both encoders": learned(DynPT.from_checkpoint("dynpt")), "flow-chained": by_flow}
+trackers = {"DynPT, both encoders": dynpt_tracker(DynPT.from_checkpoint("dynpt")), "flow-chained": track_by_flow}
 live = {name: clip_scores(clip, tracker) for name, tracker in trackers.items()}
 columns = {"D-ACC": "d_acc", "balanced": "balanced", "always static": "always_static"}
 columns |= {"AJ": "aj", "delta_avg": "delta_avg", "OA": "oa"}

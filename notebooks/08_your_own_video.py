@@ -407,10 +407,10 @@ against_truth({"masks found": failures["nearly all moves"], "your masks": cured}
 #
 # ## 10. A part of another project
 #
-# Parts are exchanged by handing over another one with the same small interface. `network` takes any pointmap network of DUSt3R's kind, `masks` any masks, `tracker` any function from frames and queries to `Tracks`. DynPT is
+# Parts are exchanged by handing over another one with the same small interface. `network` takes any pointmap network of DUSt3R's kind, `masks` any masks, `tracker` any function from frames and queries to `Tracks`. DynPT (on the command line `--tracker dynpt`) is
 #
 # ```python
-# reconstruct(clip, tracker=lambda frames, queries: track(Clip(frames, clip.fps), queries, model=DynPT.from_checkpoint("dynpt")))
+# reconstruct(clip, tracker=dynpt_tracker(DynPT.from_checkpoint("dynpt")))
 # ```
 #
 # And a tracker of another project? **CoTracker3** (Karaev et al., 2024) follows points very well, but does not know what *moves*. Our epipolar residual does. This is all it takes to bring the two together:

@@ -88,13 +88,13 @@ def test_real_annotations(reference_data):
     column, row = found.uv[found.visible].round().long().unbind(-1)
     assert masks[frame, row, column].float().mean() > 0.85
 
-    def perfect(clip, queries):
+    def perfect(frames, queries):
         index = torch.arange(len(queries.frame))
-        uv = queries.uv.expand(len(clip), -1, -1).clone()
+        uv = queries.uv.expand(len(frames), -1, -1).clone()
         if len(index) == found.uv.shape[1]:
             uv[found.frame] = found.uv
         column, row = uv.round().long().unbind(-1)
-        inside = masks[torch.arange(len(clip))[:, None], row, column]
+        inside = masks[torch.arange(len(frames))[:, None], row, column]
         ones = torch.ones(uv.shape[:2])
         return Tracks(uv, ones.bool(), ones, inside.float(), queries.frame)
 

@@ -157,6 +157,7 @@ BAD = {
     "masks too small": ("good", ("--true-masks", "masks_too_small"), r"true_masks: expected .*, but .*\(4, 50, 128\)"),
     "missing own masks": ("good", ("--masks", "nowhere"), r"masks: .*nowhere does not exist"),
     "own masks too small": ("good", ("--masks", "masks_too_small"), r"masks: expected .*, but .*\(4, 50, 128\)"),
+    "missing tracker": ("good", ("--tracker", "nowhere"), r"tracker: .*nowhere"),
     "missing masks": ("good", ("--true-masks", "nowhere"), r"true_masks: .*nowhere does not exist"),
 } | {
     f"intrinsics {value}": ("good", ("--intrinsics", value), message)
@@ -324,7 +325,8 @@ def test_good_run_can_be_loaded(good_run):
 
 
 def test_second_run_with_known_intrinsics_and_true_masks(command, good_run, tmp_path):
-    """Into a folder with results and a file of the user's; intrinsics and masks are of the original pixels."""
+    """Into a folder with results and a file of the user's; intrinsics and masks are of the original pixels. Another
+    tracker."""
     out = tmp_path / "out"
     shutil.copytree(good_run[1], out)
     (out / "notes.txt").write_text("keep me")
@@ -336,7 +338,7 @@ def test_second_run_with_known_intrinsics_and_true_masks(command, good_run, tmp_
     true = original.truth.motion_mask
     masks = image_folder(tmp_path / "masks", [255 * mask.numpy().astype(np.uint8) for mask in true])
     known = "--intrinsics", tmp_path / "K.txt", "--true-masks", masks, "--masks", masks
-    run = command(SHIPPED, "--out", out, *SMALL, *known)
+    run = command(SHIPPED, "--out", out, *SMALL, *known, "--tracker", "dynpt_cnn")
     assert run.code == 0, run.stderr
     assert {path.name for path in out.iterdir()} == FILES | {"notes.txt"}
     assert (out / "notes.txt").read_text() == "keep me"

@@ -387,6 +387,9 @@ def test_clip_too_small_for_the_network():
 
 # Scores
 
+MADE: list[Clip] = []
+"""By ``with_tracks``: trackers are shown frames, and some of those here know the truth of them."""
+
 
 def with_tracks(clip: Clip, n: int = 8, seed: int = 1) -> Clip:
     """Points at random, of which the second half is dynamic; each is seen in its query's frame, and in most others."""
@@ -397,15 +400,17 @@ def with_tracks(clip: Clip, n: int = 8, seed: int = 1) -> Clip:
     query_frame = torch.randint(t - 1, (n,), generator=generator)
     visible[query_frame, torch.arange(n)] = True
     mobility = (torch.arange(n) >= n // 2).float().expand(t, n).clone()
-    return replace(clip, truth=Truth(tracks=Tracks(uv, visible, torch.ones(t, n), mobility, query_frame)))
+    MADE.append(replace(clip, truth=Truth(tracks=Tracks(uv, visible, torch.ones(t, n), mobility, query_frame))))
+    return MADE[-1]
 
 
-def perfect(clip: Clip, queries: Queries) -> Tracks:
-    return clip.truth.tracks
+def perfect(frames: Tensor, queries: Queries) -> Tracks:
+    return next(clip.truth.tracks for clip in MADE if torch.equal(clip.frames, frames))
 
 
-def static(clip: Clip, queries: Queries) -> Tracks:
-    return replace(clip.truth.tracks, mobility=torch.zeros_like(clip.truth.tracks.mobility))
+def static(frames: Tensor, queries: Queries) -> Tracks:
+    truth = perfect(frames, queries)
+    return replace(truth, mobility=torch.zeros_like(truth.mobility))
 
 
 def test_scores_of_a_perfect_tracker():
@@ -420,7 +425,7 @@ def test_scores_of_a_perfect_tracker():
 
 def test_trackers_are_asked_for_the_clips_own_points():
     clip, asked = with_tracks(clip_of(9)), []
-    clip_scores(clip, lambda clip, queries: (asked.append(queries), clip.truth.tracks)[1])
+    clip_scores(clip, lambda frames, queries: (asked.append(queries), clip.truth.tracks)[1])
     (queries,), truth = asked, clip.truth.tracks
     assert torch.equal(queries.frame, truth.query_frame)
     assert torch.equal(queries.uv, truth.uv[truth.query_frame, torch.arange(8)])
@@ -437,9 +442,9 @@ def test_calling_all_static_is_the_base_line():
 def test_mobility_counts_from_the_query_on():
     """The rest counts in all frames but that one, so what comes before the query is wrong for it only."""
 
-    def wrong_before(clip, queries):
-        truth = clip.truth.tracks
-        before = torch.arange(len(clip))[:, None] < queries.frame
+    def wrong_before(frames, queries):
+        truth = perfect(frames, queries)
+        before = torch.arange(len(frames))[:, None] < queries.frame
         return replace(
             truth,
             mobility=torch.where(before, 1 - truth.mobility, truth.mobility),
@@ -455,7 +460,7 @@ def test_positions_are_measured_at_256_px():
     """3 px of 32 are 24 of 256: beyond every threshold; a thirty-second of that is within all but the first."""
 
     def off(px):
-        return lambda clip, queries: replace(clip.truth.tracks, uv=clip.truth.tracks.uv + torch.tensor([px, 0.0]))
+        return lambda frames, queries: replace(clip.truth.tracks, uv=clip.truth.tracks.uv + torch.tensor([px, 0.0]))
 
     clip = with_tracks(clip_of(9))
     assert clip_scores(clip, off(3.0))["delta_avg"] == 0

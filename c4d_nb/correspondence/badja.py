@@ -17,8 +17,8 @@ from torch import Tensor
 from c4d_nb.clip import Clip, Tracks
 from c4d_nb.commands import run_command
 from c4d_nb.correspondence.dynpt import DynPT
-from c4d_nb.correspondence.evaluation import Tracker, by_flow, learned
 from c4d_nb.correspondence.queries import Queries, clip_queries
+from c4d_nb.correspondence.tracking import Tracker, dynpt_tracker, track_by_flow
 from c4d_nb.datasets.davis import read_davis
 from c4d_nb.errors import InputError
 
@@ -88,9 +88,9 @@ def shares_by_mask(tracks: Tracks, masks: Bool[Tensor, "t h w"]) -> dict[str, fl
 
 def animal_scores(clip: Clip, masks: Bool[Tensor, "t h w"], joints: Joints, tracker: Tracker) -> dict[str, float]:
     """All scores of one sequence, in %. Mobility is that of grid queries in every thirtieth frame."""
-    found = share_found(tracker(clip, joint_queries(joints)), joints, masks)
+    found = share_found(tracker(clip.frames, joint_queries(joints)), joints, masks)
     grid = clip_queries(clip.frames, every=QUERY_EVERY, cell=QUERY_CELL, generator=torch.Generator().manual_seed(0))
-    scores = {"joints found": found} | shares_by_mask(tracker(clip, grid), masks)
+    scores = {"joints found": found} | shares_by_mask(tracker(clip.frames, grid), masks)
     return {name: 100 * value for name, value in scores.items()}
 
 
@@ -113,11 +113,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    trackers = {name: learned(DynPT.from_checkpoint(name)) for name in options.weights}
+    trackers = {name: dynpt_tracker(DynPT.from_checkpoint(name)) for name in options.weights}
     for name in options.sequences:
         clip = read_davis(options.davis, name, long_side=options.long_side)
         joints = read_joints(options.annotations / f"{name}.json", clip.size)
-        for tracker, run in (trackers | {"flow-chained": by_flow}).items():
+        for tracker, run in (trackers | {"flow-chained": track_by_flow}).items():
             scores = animal_scores(clip, clip.truth.motion_mask, joints, run)
             print(f"{name:12} {tracker:16}" + "".join(f"{key:>18}{value:6.1f}" for key, value in scores.items()))
 

@@ -7,11 +7,12 @@ tracked both ways in time.
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 from tqdm import tqdm
 
 from c4d_nb.clip import Clip, Tracks
@@ -19,7 +20,7 @@ from c4d_nb.commands import run_command
 from c4d_nb.correspondence.anchoring import anchor
 from c4d_nb.correspondence.dynpt import DynPT
 from c4d_nb.correspondence.queries import Queries
-from c4d_nb.correspondence.tracking import track, track_by_flow
+from c4d_nb.correspondence.tracking import Tracker, dynpt_tracker, track_by_flow
 from c4d_nb.correspondence.weights import SHIPPED
 from c4d_nb.correspondence.windows import clip_sources
 from c4d_nb.errors import InputError
@@ -27,15 +28,13 @@ from c4d_nb.metrics import dynamic_accuracy, tap_vid
 
 SCORES = ("d_acc", "balanced", "f1", "always_static", "aj", "delta_avg", "oa")
 
-Tracker = Callable[[Clip, Queries], Tracks]
-
 
 def clip_scores(clip: Clip, tracker: Tracker) -> dict[str, float]:
     """``SCORES`` of one clip, in %. Mobility counts from the frame of each query on, the rest in all frames but
     that one, both ways in time."""
     true = clip.truth.tracks
     index = torch.arange(len(true.query_frame))
-    found = tracker(clip, Queries(true.uv[true.query_frame, index], true.query_frame))
+    found = tracker(clip.frames, Queries(true.uv[true.query_frame, index], true.query_frame))
     points = {"uv_true": true.uv, "visible_true": true.visible, "query_frame": true.query_frame}
     scores = tap_vid(found.uv, found.visible, **points, mode="strided", size=clip.size)
     since = torch.arange(len(clip))[:, None] >= true.query_frame
@@ -60,18 +59,10 @@ def score_table(folder: str | Path, trackers: dict[str, Tracker]) -> dict[str, d
     }
 
 
-def learned(model: DynPT) -> Tracker:
-    return lambda clip, queries: track(clip, queries, model=model)
-
-
-def by_flow(clip: Clip, queries: Queries) -> Tracks:
-    return track_by_flow(clip.frames, queries)
-
-
-def by_anchored_flow(clip: Clip, queries: Queries) -> Tracks:
+def track_by_anchored_flow(frames: UInt8[Tensor, "t h w 3"], queries: Queries) -> Tracks:
     """Chained flow, drawn to the queries' patches as DynPT's tracks are: what is left is what the network adds."""
-    tracks = by_flow(clip, queries)
-    uv, found = anchor(clip.frames, queries, tracks.uv)
+    tracks = track_by_flow(frames, queries)
+    uv, found = anchor(frames, queries, tracks.uv)
     return replace(tracks, uv=torch.where((found & tracks.visible)[..., None], uv, tracks.uv))
 
 
@@ -88,10 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     try:
-        trackers = {name: learned(DynPT.from_checkpoint(name)) for name in options.weights}
+        trackers = {name: dynpt_tracker(DynPT.from_checkpoint(name)) for name in options.weights}
     except InputError as error:
         raise InputError(f"weights: {error}") from error
-    trackers |= {"anchored-flow": by_anchored_flow, "flow-chained": by_flow}
+    trackers |= {"anchored-flow": track_by_anchored_flow, "flow-chained": track_by_flow}
     table = score_table(options.clips, trackers)
     width = max(len(name) for rows in table.values() for name in ("panning_movi_e", *rows)) + 2
     for split, rows in table.items():

@@ -87,6 +87,11 @@ def track(
     return sweep.tracks()
 
 
+def dynpt_tracker(model: DynPT) -> Tracker:
+    """DynPT as ``reconstruct`` takes it."""
+    return lambda frames, queries: track(Clip(frames, fps=1.0), queries, model=model)
+
+
 def window_spans(frames: int, *, window: int, stride: int) -> list[slice]:
     """Windows of a clip, ``stride`` frames apart; the last one ends with the clip."""
     last = max(0, frames - window)

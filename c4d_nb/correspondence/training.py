@@ -32,7 +32,7 @@ class TrainConfig(Recipe):
     """The recipe; the default is that of the weights that ship, for a CPU. ``PAPER_RECIPE`` is the paper's."""
 
     network: DynPTConfig = SMALL
-    steps: int = 1000
+    steps: int = 4000
     batch_size: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5
