@@ -87,7 +87,7 @@ mask-scores: $(INSTALLED)
 
 # Pointmaps of held-out static clips: the shipped weights beside two-view geometry and constant depth.
 pointmap-scores: $(INSTALLED)
-	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --case static --seeds 500:504 --out out/held-out || exit 1; done
+	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --case static --seeds 500:512 --out out/held-out || exit 1; done
 	$(BIN)/python -m c4d_nb.pointmaps.evaluation out/held-out
 
 lint: $(INSTALLED)

@@ -308,7 +308,7 @@ assert history["d_acc"][-1][1] > history["always_static"][-1][1] + 0.1
 # %% [markdown]
 # ## 6. The shipped weights
 #
-# They are the same network as above, trained by the same command on mini-Kubric clips shrunk to 128 px, for as long as two CPU cores could be had ([card](../data/README.md) tells how long, and with what result). Videos of any
+# They are the same network as above, trained by the same command on mini-Kubric clips shrunk to 128 px, and then to 192 px, for as long as two CPU cores could be had ([card](../data/README.md) tells how long, and with what result). Videos of any
 # length are tracked in windows of 16 frames, 4 apart. Each window begins where the one before it left off; a point that is asked for in the middle is followed both ways.
 
 # %%
@@ -369,8 +369,8 @@ scores = {(clip, name): clip_scores(clips[clip], tracker) for clip in clips for 
 table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORES)] for who, row in scores.items()])
 
 # %% [markdown]
-# These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is eight points better than
-# the flow-chained tracker's on MOVi-E, three to six better on MOVi-F, and on panning clips about level, two better with the 3D-aware encoder alone. (On the three clips here: ahead on the first, behind or level on the others.) Positions are those of flow, or up to about two points worse.
+# These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is twelve to fourteen points better than
+# the flow-chained tracker's on MOVi-E, six to nine better on MOVi-F, two to four on panning clips; two encoders are no better than the CNN alone. AJ is two to three points better, of which anchoring alone brings the larger part. (On the three clips here, mobility is ahead on the first, on the second with a CNN, and behind on the third.)
 #
 # ## 7. Where does it fail?
 
@@ -378,14 +378,14 @@ table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORE
 show.error_figure(clip, tracks, clip.truth.tracks)
 
 # %% [markdown]
-# - **Positions drift.** The error grows with the distance from the query (right), as it must when flow is chained and nothing corrects it; twice as fast on what moves as on what rests.
+# - **Positions drift.** The error grows with the distance from the query (right): less than that of flow alone, but a surface that has turned or come closer does not look like its patch any more, and nothing holds it; three times as fast on what moves as on what rests.
 # - **Mobility errs in patches** (circles): among the objects in the middle, where much moves behind and beside each other, and at the borders of the image.
 # - **What is hidden stays lost.** The network may call a point visible again, but seldom finds where it came out.
 #
 # Our small network also hears what the camera's geometry says (`epipolar_motion`): the points that the pass before called static determine fundamental matrices over 1, 4 and 8 frames, and every
 # point is told how far its way is from them. The paper's network has to find that out for itself; with a thousand windows ours could not.
 #
-# What would help is known: more windows. The paper's network saw 1,600 times as many. `python -m c4d_nb.correspondence.training --help` shows how to go on, on a GPU.
+# What would help is known: more windows. The paper's network saw 270 times as many. `python -m c4d_nb.correspondence.training --help` shows how to go on, on a GPU.
 #
 # ## Exercises
 #
