@@ -31,7 +31,7 @@ def video(yard, tmp_path_factory):
 def quick(monkeypatch, yard):
     """The truth in place of a reconstruction; what is exported is what counts here."""
 
-    def reconstruct(clip, config, *, network, masks):
+    def reconstruct(clip, config, *, network, masks, tracker):
         chosen = select_frames(yard, 1, 2, len(clip)).truth
         step = clip.original
         sampled = [chosen.depth, torch.full_like(chosen.depth, 5.0), chosen.motion_mask]
