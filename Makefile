@@ -77,7 +77,7 @@ tracker-weights: $(INSTALLED)
 
 # The paper's ablation on held-out clips: mobility and TAP-Vid's scores, split by split, with the flow-chained tracker.
 tracker-scores: $(INSTALLED)
-	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --seeds 100:106 --out out/tracks-validation || exit 1; done
+	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --seeds 100:112 --out out/tracks-validation || exit 1; done
 	$(BIN)/python -m c4d_nb.correspondence.evaluation out/tracks-validation
 
 # Motion masks of held-out clips: the two methods and simple baselines, with the mean of each split.

@@ -369,8 +369,8 @@ scores = {(clip, name): clip_scores(clips[clip], tracker) for clip in clips for 
 table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORES)] for who, row in scores.items()])
 
 # %% [markdown]
-# These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is twelve to fourteen points better than
-# the flow-chained tracker's on MOVi-E, six to nine better on MOVi-F, two to four on panning clips; two encoders are no better than the CNN alone. AJ is two to three points better, of which anchoring alone brings the larger part. (On the three clips here, mobility is ahead on the first, on the second with a CNN, and behind on the third.)
+# These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is twelve to thirteen points better than
+# the flow-chained tracker's on MOVi-E, four to seven better on MOVi-F and on panning clips; two encoders are no better than the CNN alone. AJ is two to three points better, of which anchoring alone brings half and more. (On the three clips here, mobility is ahead on the first, on the second with a CNN, and behind on the third.)
 #
 # ## 7. Where does it fail?
 

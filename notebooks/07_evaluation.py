@@ -242,21 +242,21 @@ assert spread["pose ATE"] > 2
 #
 # ### 2.1 Table 1: which points move?
 #
-# D-ACC (%), on 256 random tracks a clip, 24 frames of 256x256. *Ours*: `make tracker-scores`, six held-out clips of each mini-Kubric split.
+# D-ACC (%), on 256 random tracks a clip, 24 frames of 256x256. *Ours*: `make tracker-scores`, twelve held-out clips of each mini-Kubric split.
 #
 # | D-ACC (%) | | MOVi-E | panning MOVi-E | MOVi-F |
 # |:--|:--|--:|--:|--:|
 # | DynPT, both encoders | *published* | 87.9 | 94.1 | 91.5 |
 # | DynPT, CNN only | *published* | 82.6 | 90.4 | 86.8 |
 # | DynPT, 3D-aware only | *published* | 85.4 | 92.2 | 90.4 |
-# | DynPT, both encoders | ours | 87.2 | 88.1 | 87.8 |
-# | DynPT, CNN only | ours | 88.2 | 88.5 | 86.4 |
-# | DynPT, 3D-aware only | ours | 86.9 | 86.5 | 84.0 |
-# | flow-chained, epipolar mobility | ours | 74.7 | 84.3 | 78.5 |
-# | always static | ours | 63.1 | 73.2 | 64.4 |
+# | DynPT, both encoders | ours | 88.1 | 84.0 | 85.6 |
+# | DynPT, CNN only | ours | 88.2 | 84.5 | 84.5 |
+# | DynPT, 3D-aware only | ours | 86.9 | 83.0 | 83.1 |
+# | flow-chained, epipolar mobility | ours | 75.4 | 77.8 | 79.2 |
+# | always static | ours | 62.3 | 60.5 | 67.4 |
 #
-# *Why they differ.* The paper trains on 1.6 million windows of Kubric, with DUSt3R's published encoder; we on six thousand of mini-Kubric, with the encoder of our small network. Its clips are 250, 248 and 147, ours six each. And the last row, which the paper does
-# not have, is where the scale begins: on our panning clips 73 points are free. The paper's finding, that two encoders beat either, we cannot confirm: both beat the 3D-aware one alone, and are level with the CNN, on the mean of the splits. Each was trained once, and another run moves such a figure by a point.
+# *Why they differ.* The paper trains on 1.6 million windows of Kubric, with DUSt3R's published encoder; we on six thousand of mini-Kubric, with the encoder of our small network. Its clips are 250, 248 and 147, ours twelve each. And the last row, which the paper does
+# not have, is where the scale begins: on our MOVi-F clips 67 points are free. The paper's finding, that two encoders beat either, we cannot confirm: both beat the 3D-aware one alone, and are level with the CNN, on the mean of the splits. Each was trained once, and another run moves such a figure by a point.
 #
 # ### 2.2 Table 2: where do points go?
 #
@@ -270,14 +270,14 @@ assert spread["pose ATE"] > 2
 #
 # | AJ / delta_avg / OA (%) | | MOVi-E | panning MOVi-E | MOVi-F |
 # |:--|:--|--:|--:|--:|
-# | DynPT, both encoders | ours | 77.3 / 85.6 / 89.1 | 74.9 / 85.4 / 92.3 | 69.8 / 80.9 / 88.4 |
-# | DynPT, CNN only | ours | 77.3 / 85.6 / 89.0 | 75.2 / 85.6 / 92.5 | 69.6 / 81.0 / 88.5 |
-# | DynPT, 3D-aware only | ours | 76.8 / 85.0 / 88.6 | 74.5 / 85.2 / 92.1 | 69.0 / 80.6 / 88.0 |
-# | flow-chained, anchored | ours | 76.0 / 85.1 / 87.4 | 74.6 / 85.0 / 92.3 | 68.5 / 80.7 / 87.6 |
-# | flow-chained | ours | 74.4 / 83.9 / 87.4 | 72.0 / 82.6 / 92.3 | 67.0 / 79.2 / 87.6 |
+# | DynPT, both encoders | ours | 75.2 / 84.0 / 88.8 | 70.0 / 80.6 / 88.8 | 70.1 / 80.4 / 88.0 |
+# | DynPT, CNN only | ours | 75.2 / 84.2 / 88.8 | 70.2 / 80.9 / 89.0 | 70.0 / 80.5 / 88.1 |
+# | DynPT, 3D-aware only | ours | 74.7 / 83.7 / 88.4 | 69.6 / 80.3 / 88.5 | 69.4 / 80.2 / 87.7 |
+# | flow-chained, anchored | ours | 73.8 / 83.5 / 87.2 | 69.6 / 79.8 / 88.5 | 68.5 / 80.2 / 86.6 |
+# | flow-chained | ours | 72.3 / 82.4 / 87.2 | 67.0 / 77.5 / 88.5 | 67.0 / 79.0 / 86.6 |
 #
-# *Why they differ.* Other videos: 24 rendered frames, in which flow is exact to half a pixel, against up to 250 real ones with changing light, blur and long occlusions. On those ours would be far worse: on two real animals (README) it finds half of the joints. Most of what ours has
-# over flow comes from anchoring tracks to the patches of their queries ([chapter 2](02_dynpt_training.ipynb)), the rest from what the network knows of visibility.
+# *Why they differ.* Other videos: 24 rendered frames, in which flow is exact to half a pixel, against up to 250 real ones with changing light, blur and long occlusions. On those ours would be far worse: on two real animals (README) it finds half of the joints. Half and more of what ours has
+# over flow comes from anchoring tracks to the patches of their queries ([chapter 2](02_dynpt_training.ipynb)), the rest from what the network knows of visibility and of points that flow has lost.
 #
 # A small part of both tables, live: the shipped clip, the network with both encoders, and chained flow.
 

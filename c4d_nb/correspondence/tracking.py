@@ -56,8 +56,9 @@ def track(
     frames that show the point, for what the network says while it is hidden is worth little. The loss balances the
     classes, as if half of all points moved; ``DYNAMIC_SHARE`` puts that right.
 
-    Each sweep encodes a frame when the first window reaches it and forgets it behind the last: but for the result,
-    memory grows with points x window. Raises ``InputError`` for queries outside the clip and windows without overlap.
+    Each sweep encodes a frame when the first window reaches it and forgets it behind the last: but for the result and
+    the video in grey, memory grows with points x window. Raises ``InputError`` for queries outside the clip and windows
+    without overlap.
     """
     if window < 2:
         raise InputError(f"window: expected 2 frames or more, but it is {window}")
