@@ -29,7 +29,8 @@ VALIDATION_SEED = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Recipe):
-    """The recipe; the default is that of the weights that ship, for a CPU. ``PAPER_RECIPE`` is the paper's."""
+    """The recipe; by default for a CPU, as the weights that ship began (``make tracker-weights`` has the rest).
+    ``PAPER_RECIPE`` is the paper's."""
 
     network: DynPTConfig = SMALL
     steps: int = 4000
