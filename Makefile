@@ -50,7 +50,8 @@ sheet: $(INSTALLED)
 	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --seeds 100:108 --out out/sheet || exit 1; done
 	$(BIN)/python -m c4d_nb.show.sheet out/sheet --out out/sheet.png
 
-# The weights that ship, from nothing: an hour and a half on a core that multiplies bfloat16, more on others. Each line goes on where it was interrupted.
+# The weights that ship, from nothing: an hour and a half on a core that multiplies bfloat16, more on others. Each line
+# goes on where it was interrupted.
 weights: $(INSTALLED)
 	$(BIN)/python -m c4d_nb.kubric.takes --seeds 0:1500 --size 128 --out out/static128
 	$(BIN)/python -m c4d_nb.kubric.takes --seeds 0:12 --subset validation --takes 4 --size 128 --out out/validation128
