@@ -31,6 +31,12 @@ def test_takes_and_subsets_differ(clips):
         assert not any(torch.equal(picture, other) for other in pictures[:i])
 
 
+def test_a_share_of_takes_begins_near_the_floor():
+    heights = [clip.truth.world_from_cam[0, 2, 3] for clip in static_takes(3, **(SMALL | {"takes": 6}), low=0.5)]
+    assert all(height < takes.LOW_M + 1 for height in heights[:3])  # a take's first frame is not its path's
+    assert max(heights[3:]) > takes.LOW_M + 1
+
+
 def test_shapes(clips):
     for clip in clips:
         assert clip.frames.shape == (3, 48, 48, 3)
@@ -61,7 +67,8 @@ def test_shown_bodies_rest_in_the_room():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("takes", 0), ("frames", 0), ("frames", 13), ("seed", -1), ("subset", "test")]
+    ("name", "value"),
+    [("takes", 0), ("frames", 0), ("frames", 13), ("seed", -1), ("subset", "test"), ("low", 1.1), ("low", -0.1)],
 )
 def test_errors_name_the_argument(name, value):
     arguments = {"seed": 0, **SMALL, name: value}

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from joblib import Parallel, delayed
+from torch import Tensor
 from tqdm import tqdm
 
 from c4d_nb.camera import pinhole
@@ -24,7 +26,7 @@ from c4d_nb.errors import InputError
 from c4d_nb.kubric.camera_paths import sample_camera
 from c4d_nb.kubric.generate import parse_seeds
 from c4d_nb.kubric.physics import SETTLING, SETTLING_FPS, centered, place, simulate
-from c4d_nb.kubric.ranges import SPLITS, SUBSETS
+from c4d_nb.kubric.ranges import SPLITS, SUBSETS, MoviRanges
 from c4d_nb.kubric.render import render_frame
 from c4d_nb.kubric.sampling import camera_is_clear
 from c4d_nb.kubric.scene import Body, Part, Scene
@@ -44,27 +46,40 @@ PATH_FRAMES, WINDOW = 24, 12
 """A take's frames are some of a camera path of MOVi's length, at most so many apart, as the pairs of a graph are."""
 KEPT = (0.4, 1.0)
 """The share of the bodies that a take shows."""
+LOW_M = 3.0
+"""A low take's camera begins below. Near and far are then in one picture, which is what a network finds hardest."""
 ATTEMPTS = 1000
 
 _log = logging.getLogger(__name__)
 
 
 def static_takes(
-    seed: int, *, subset: str = "train", takes: int = 6, frames: int = 4, size: int = 256, samples: int = 2
+    seed: int,
+    *,
+    subset: str = "train",
+    takes: int = 6,
+    frames: int = 4,
+    size: int = 256,
+    samples: int = 2,
+    low: float = 0.0,
 ) -> list[Clip]:
     """Clips of one static scene with depth, poses and K as truth. The same arguments give the same clips.
 
     Every take draws paint, light, room, which bodies are shown and the camera's path (half of them of
-    MOVi-E, half of panning MOVi-E) anew, and has ``frames`` frames of ``size`` x ``size`` px.
+    MOVi-E, half of panning MOVi-E) anew, and has ``frames`` frames of ``size`` x ``size`` px. ``low`` is the share of
+    takes that are panning MOVi-E's from near the floor (``LOW_M``); MOVi's own cameras are seldom there.
     """
     if subset not in SUBSETS:
         raise InputError(f"subset: expected one of {', '.join(SUBSETS)}, but it is {subset!r}")
-    for name, value, low, high in (("takes", takes, 1, None), ("frames", frames, 1, WINDOW), ("seed", seed, 0, None)):
-        if value < low or (high is not None and value > high):
-            raise InputError(f"{name}: expected {low} or more{f' up to {high}' if high else ''}, but it is {value}")
+    for name, value, least, most in (("takes", takes, 1, None), ("frames", frames, 1, WINDOW), ("seed", seed, 0, None)):
+        if value < least or (most is not None and value > most):
+            raise InputError(f"{name}: expected {least} or more{f' up to {most}' if most else ''}, but it is {value}")
+    if not 0 <= low <= 1:
+        raise InputError(f"low: expected a share between 0 and 1, but it is {low}")
     rng = np.random.default_rng([_STREAM, SUBSETS.index(subset), seed])
     bodies = _fallen_bodies(rng)
-    return [_filmed(_take(rng, bodies, frames, size), samples) for _ in range(takes)]
+    is_low = [i < round(low * takes) for i in range(takes)]
+    return [_filmed(_take(rng, bodies, frames, size, is_low[i]), samples) for i in range(takes)]
 
 
 def _fallen_bodies(rng: np.random.Generator) -> list[Body]:
@@ -89,8 +104,8 @@ def _drop(rng: np.random.Generator) -> list[Body]:
     ]
 
 
-def _take(rng: np.random.Generator, bodies: list[Body], frames: int, size: int) -> Scene:
-    ranges = SPLITS[("movi_e", "panning_movi_e")[rng.integers(2)]]
+def _take(rng: np.random.Generator, bodies: list[Body], frames: int, size: int, is_low: bool) -> Scene:
+    ranges = SPLITS["panning_movi_e" if is_low else ("movi_e", "panning_movi_e")[rng.integers(2)]]
     shown = rng.permutation(len(bodies))[: int(np.ceil(rng.uniform(*KEPT) * len(bodies)))]
     painted = [_painted(rng, bodies[i], frames) for i in shown]
     half, height = float(rng.uniform(14, 26)), float(rng.uniform(13, 20))
@@ -105,7 +120,7 @@ def _take(rng: np.random.Generator, bodies: list[Body], frames: int, size: int) 
         scene = Scene(
             bodies=tuple(painted),
             room=((-half, -half, 0.0), (half, half, height)),
-            world_from_cam=sample_camera(rng, ranges, PATH_FRAMES)[chosen],
+            world_from_cam=_camera(rng, ranges, is_low)[chosen],
             intrinsics=pinhole(ranges.focal * size, size, size).double(),
             height=size,
             width=size,
@@ -114,6 +129,13 @@ def _take(rng: np.random.Generator, bodies: list[Body], frames: int, size: int) 
         if camera_is_clear(scene):
             return scene
     raise RuntimeError(f"no camera path stays clear of the bodies after {ATTEMPTS} attempts")
+
+
+def _camera(rng: np.random.Generator, ranges: MoviRanges, is_low: bool) -> Float[Tensor, "t 4 4"]:
+    while True:
+        path = sample_camera(rng, ranges, PATH_FRAMES)
+        if not is_low or path[0, 2, 3] < LOW_M:
+            return path
 
 
 def _painted(rng: np.random.Generator, body: Body, frames: int) -> Body:
@@ -146,6 +168,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=4, metavar="N", help="of a clip (default 4)")
     parser.add_argument("--size", type=int, default=256, metavar="PX", help="height and width (default 256)")
     parser.add_argument("--samples", type=int, default=2, metavar="N", help="N x N rays colour a pixel (default 2)")
+    parser.add_argument(
+        "--low", type=float, default=0.0, metavar="SHARE", help="of takes from near the floor (default 0)"
+    )
     parser.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default -1: one a core)")
     return run_command(
         _run, parser.parse_args(arguments), after_interruption="the same command makes the clips that are missing"
@@ -154,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     seeds = parse_seeds(options.seeds)
-    drawn = {name: getattr(options, name) for name in ("subset", "takes", "frames", "size", "samples")}
+    drawn = {name: getattr(options, name) for name in ("subset", "takes", "frames", "size", "samples", "low")}
     todo = [seed for seed in seeds if not all(map(zipfile.is_zipfile, _paths(options.out, seed, drawn)))]
     bar = {"desc": "static scenes", "unit": "scene", "total": len(seeds), "initial": len(seeds) - len(todo)}
     tasks = (delayed(_make)(options.out, seed, drawn) for seed in todo)
@@ -163,11 +188,11 @@ def _run(options: argparse.Namespace) -> None:
     _log.info("%d clips of %d scenes in %s", len(seeds) * options.takes, len(seeds), options.out)
 
 
-def _paths(out: Path, seed: int, drawn: dict[str, int | str]) -> list[Path]:
+def _paths(out: Path, seed: int, drawn: dict[str, int | float | str]) -> list[Path]:
     return [out / f"static-{drawn['subset']}-{seed:06d}-{take}.npz" for take in range(int(drawn["takes"]))]
 
 
-def _make(out: Path, seed: int, drawn: dict[str, int | str]) -> None:
+def _make(out: Path, seed: int, drawn: dict[str, int | float | str]) -> None:
     """What a worker does: it saves all takes of a scene, by one thread."""
     torch.set_num_threads(1)
     for path, clip in zip(_paths(out, seed, drawn), static_takes(seed, **drawn), strict=True):
