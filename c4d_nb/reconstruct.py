@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from c4d_nb.alignment import AlignConfig, FastConfig, RefineConfig, align, align_fast, refine_depth
-from c4d_nb.camera import pinhole, transform, unproject
+from c4d_nb.camera import pinhole, pose, transform, unproject
 from c4d_nb.clip import Clip, check_intrinsics
 from c4d_nb.correspondence.flow import estimate_flows
 from c4d_nb.correspondence.queries import clip_queries
@@ -77,13 +77,14 @@ def reconstruct(
     """Camera, depth, motion masks and tracks of a clip. Every step shows its progress.
 
     Without a ``network`` nothing is learned: depth comes from triangulation alone. A pointmap network tells the depth
-    of what is not triangulated in a clip with parallax. Movers are set on the ground below them. ``masks`` of what
-    moves, of any source, replace those that are made here, or are joined with them (``own_masks``). ``tracker`` follows
-    the queries: here a chain of flow; any function from frames and queries to tracks will do.
+    of what is not triangulated: of all, in a clip without parallax. Movers are set on the ground below them, or with a
+    network half way to there. ``masks`` of what moves, of any source, replace those that are made here, or are joined
+    with them (``own_masks``). ``tracker`` follows the queries: here a chain of flow; any function from frames and
+    queries to tracks will do.
 
     Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that
     moves. A camera that only turns, or stands still before a moving object, gives poses and masks, but its depth is a
-    guess (confidence 1).
+    guess, the network's or flat (confidence 1).
     """
     _check_clip(clip)
     if masks is not None and masks.shape != clip.frames.shape[:3]:
@@ -132,16 +133,17 @@ def reconstruct(
         grid_flows, grid.sample(static), edges, grid.intrinsics(intrinsics[0]), TwoViewConfig(noise_px=noise_px)
     )
     with_parallax = (pairs.conf_1 > FLAT_CONFIDENCE).flatten(1).any(dim=1)
-    # A clip without any parallax keeps its flat depth, whose cameras are exact: guessed relief would move them.
-    learn = network is not None and bool(with_parallax.any() or not config.triangulate)
-    if learn:
+    if network is not None:
         _log.info("network: what it sees of every pair")
         learned = pointmaps_on_grid(network, clip.frames, edges, grid)
+    # Without any parallax, flat pairs give the cameras exactly; relief that is guessed would move them.
+    flat = not with_parallax.any() and (network is None or config.triangulate)
+    if network is not None and not flat:
         pairs = filled_by_network(pairs, learned) if config.triangulate else learned
 
     _log.info("stage 1: depth, poses and intrinsics by GA, CMA and CTS")
     weights = config.align
-    if not learn and not with_parallax.any():  # GA weighs so little that CTS would straighten any path
+    if flat:  # GA weighs so little that CTS would straighten any path
         weights = replace(weights, weight_cma=0.0, weight_cts=0.0)
     known = None if clip.intrinsics is None else grid.intrinsics(clip.intrinsics)
     solve = align_fast if isinstance(weights, FastConfig) else align
@@ -153,12 +155,20 @@ def reconstruct(
         intrinsics=known,
         config=weights,
     )
+    if network is not None and flat:
+        _log.info("network: depth before cameras that are known to have turned only")
+        turned = pose(stage_1.world_from_cam[:, :3, :3], torch.zeros(len(clip), 3))
+        relief = solve(learned, intrinsics=stage_1.intrinsics, world_from_cam=turned, config=weights).depth
+        stage_1 = replace(stage_1, depth=relief * (stage_1.depth.median() / relief.median()))
     measured = stage_1.confidence > config.measured_confidence
     scale = stage_1.depth.flatten(1).median(dim=1).values[:, None, None]
     depth = stage_1.depth / scale
-    if not learn:  # what no pair measured has wandered under Adam
+    if network is None:  # what no pair measured has wandered under Adam
         depth = fill_holes(depth, measured)
-    stage_1 = replace(stage_1, depth=scale * stand_on_ground(depth, grid_masks, measured))
+    standing = stand_on_ground(depth, grid_masks, measured)
+    if network is not None:  # two guesses of where a mover is, and neither knows better
+        standing = (standing * depth).sqrt()
+    stage_1 = replace(stage_1, depth=scale * standing)
 
     _log.info("stage 2: depth by PTS")
     grid_tracks = replace(tracks, uv=grid.to_grid(tracks.uv))

@@ -21,7 +21,8 @@ from c4d_nb import Clip
 from c4d_nb.alignment import AlignConfig, RefineConfig
 from c4d_nb.clip import resize_clip, select_frames
 from c4d_nb.errors import InputError
-from c4d_nb.metrics import score_table
+from c4d_nb.kubric.generate import generate_clip
+from c4d_nb.metrics import score_table, video_depth
 from c4d_nb.pointmaps.dust3r import DUSt3R, DUSt3RConfig
 from c4d_nb.reconstruct import ReconstructConfig, reconstruct
 from c4d_nb.reconstruction import Reconstruction
@@ -193,13 +194,35 @@ def test_known_intrinsics_are_kept(small_clip):
     assert torch.equal(known.intrinsics, K)
 
 
-def test_network_changes_depth_but_neither_masks_nor_tracks(small_clip, small_result):
-    """Its pairs alone, of random weights: what it says is wrong, and nothing breaks. This clip has no parallax."""
+def random_network() -> DUSt3R:
+    """Untrained: what it says is wrong, and nothing may break."""
     torch.manual_seed(0)
     sizes = {"encoder": (32, 1, 2), "decoder": (32, 1, 2), "long_side": 64, "coordinates": True}
-    network = DUSt3R(DUSt3RConfig("linear", **sizes)).eval()
-    assert_identical(reconstruct(small_clip, SHORT, network=network), small_result)
-    result = reconstruct(small_clip, replace(SHORT, triangulate=False), network=network)
+    return DUSt3R(DUSt3RConfig("linear", **sizes)).eval()
+
+
+def test_without_parallax_a_network_changes_depth_alone(small_clip, small_result):
+    """This clip has none: the cameras are those of pairs that only turn, whatever the network says."""
+    result = reconstruct(small_clip, SHORT, network=random_network())
+    assert (small_result.confidence == 1).all()
+    assert torch.isfinite(result.depth).all()
+    assert (result.depth > 0).all()
+    assert not torch.allclose(result.depth, small_result.depth, rtol=0.05)
+    for name in ("world_from_cam", "intrinsics", "motion_mask", "confidence"):
+        assert torch.equal(getattr(result, name), getattr(small_result, name)), name
+    assert torch.equal(result.tracks.uv, small_result.tracks.uv)
+
+
+def test_without_parallax_the_small_network_knows_depth():
+    """In the rooms that it knows; flat depth is what there is without it."""
+    clip = generate_clip(102, split="movi_e", case="pure_rotation", frames=8, size=128)
+    results = (reconstruct(clip, SHORT, network=network) for network in (None, DUSt3R.from_checkpoint("small")))
+    flat, seen = (video_depth(result.depth, clip.truth.depth)["abs_rel"] for result in results)
+    assert seen < 0.7 * flat
+
+
+def test_a_networks_pairs_alone(small_clip, small_result):
+    result = reconstruct(small_clip, replace(SHORT, triangulate=False), network=random_network())
     assert torch.equal(result.motion_mask, small_result.motion_mask)
     assert torch.equal(result.tracks.uv, small_result.tracks.uv)
     assert torch.isfinite(result.depth).all()
