@@ -1,5 +1,6 @@
 """Pair pointmaps from exact flow of a scene in closed form: pose, depth, confidence; grids and dense depth."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from c4d_nb.pointmaps.grid import PixelGrid
 from c4d_nb.pointmaps.relative_pose import estimate_focal_ratio, pair_matches, relative_pose
 from c4d_nb.pointmaps.two_view import (
     FLAT_CONFIDENCE,
-    LEARNED_SHARE,
+    LEARNED_ERROR,
     TwoViewConfig,
     fill_holes,
     filled_by_network,
@@ -273,9 +274,36 @@ def test_what_was_triangulated_stays(half_seen, learned):
     measured = half_seen.conf_1 > FLAT_CONFIDENCE
     assert measured.any()
     assert torch.equal(filled.xyz_1[measured], half_seen.xyz_1[measured])
-    assert torch.equal(filled.conf_1, torch.where(measured, half_seen.conf_1, 1 + LEARNED_SHARE * (learned.conf_1 - 1)))
+    assert torch.equal(filled.conf_1[measured], half_seen.conf_1[measured])
+    assert (filled.conf_1[~measured] > 1.3).all()  # of 1.5: it says what was triangulated, nearly
     assert torch.equal(filled.conf_2, filled.conf_1[[3, 4, 5, 0, 1, 2]])
     assert torch.equal(filled.edges, EDGES)
+
+
+def test_a_network_that_contradicts_is_not_believed(half_seen, learned):
+    """Its confidence falls with its median error where triangulation can tell."""
+    measured = half_seen.conf_1 > FLAT_CONFIDENCE
+    sign = torch.arange(SIZE[1]) % 3 - 1  # column by column too near, right, too far
+    trust = []
+    for error in (0.0, LEARNED_ERROR, 2 * LEARNED_ERROR, 10 * LEARNED_ERROR):
+        wrong = replace(learned, xyz_1=learned.xyz_1 * (1 + error * sign)[:, None])
+        confidence = filled_by_network(half_seen, wrong).conf_1[~measured]
+        assert (confidence == confidence[0]).all()
+        trust.append((confidence[0].item() - 1) / 0.5)
+    assert trust[0] > 0.9
+    assert trust[1] == pytest.approx(math.exp(-0.5), abs=0.05)
+    assert trust[2] == pytest.approx(math.exp(-2), abs=0.05)
+    assert trust[3] == pytest.approx((FLAT_CONFIDENCE - 1) / 0.5, abs=1e-3)
+
+
+def test_a_frame_has_one_depth_in_all_its_pairs(turning, learned, generator):
+    """The mean of what the network says, so that pairs which differ by chance do not pull at cameras."""
+    factor = 1 + 0.1 * torch.randn(6, *SIZE, 1, generator=generator).clamp(-3, 3)
+    pairs = two_view_pointmaps(*views(turning))
+    filled = filled_by_network(pairs, replace(learned, xyz_1=learned.xyz_1 * factor))
+    for n in range(3):
+        first, *others = filled.xyz_1[EDGES[:, 0] == n]
+        assert all(torch.equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize("i", range(6))
@@ -307,7 +335,7 @@ def test_turning_camera_has_the_networks_depth(turning, learned):
     torch.testing.assert_close(
         filled.xyz_2.norm(dim=-1), filled.xyz_1[[3, 4, 5, 0, 1, 2]].norm(dim=-1), rtol=0, atol=1e-3
     )
-    assert torch.equal(filled.conf_2, 1 + LEARNED_SHARE * (learned.conf_2 - 1))
+    assert torch.equal(filled.conf_2, learned.conf_2)  # nothing contradicts it
 
 
 def test_triangulation_in_units_of_the_baseline(scene, seen):

@@ -24,8 +24,8 @@ FLAT_CONFIDENCE = 1.02
 
 MAX_DEPTH = 20.0
 """Farthest depth of a pair, over its median: beyond it parallax is noise, and must not weigh on the alignment."""
-LEARNED_SHARE = 0.1
-"""Of the confidence of a network, beside that of triangulation. At 1 depth is no better and the path is worse."""
+LEARNED_ERROR = 0.04
+"""Relative depth error, where triangulation can tell, at which a network's confidence falls to exp(-1/2)."""
 
 
 @dataclass(frozen=True)
@@ -84,26 +84,37 @@ def two_view_pointmaps(
 def filled_by_network(pairs: PairPointmaps, learned: PairPointmaps) -> PairPointmaps:
     """Two-view ``pairs`` in which what was not triangulated has the depth and the confidence of a network's.
 
-    Of the network's pair (n, m) that is the depth of n; it is scaled to the depth that was triangulated in the pair (by
-    the weighted median), or to a median of 1 where none was. Its confidence, beyond 1, counts ``LEARNED_SHARE``: what
-    is seen is not to move the cameras that were measured. Rays and relative poses stay those of ``pairs``. Both must
-    have the same edges, both directions of every pair.
+    A frame's depth is the mean of what the network says of it in all its pairs. It is scaled to the depth that was
+    triangulated in the pair (by the weighted median), or to a median of 1 where none was. The network's confidence,
+    beyond 1, counts by how right it is where it can be checked: ``exp(-r^2 / 2)`` of its median relative error r, in
+    units of ``LEARNED_ERROR``, where depth was triangulated. So a network to which a video is foreign moves no camera.
+    Rays and relative poses stay those of ``pairs``. Both must have the same edges, both directions of every pair.
     """
     back = reverse_edges(pairs.edges)
     measured = pairs.conf_1 > FLAT_CONFIDENCE
-    depth, guess = pairs.xyz_1[..., 2], learned.xyz_1[..., 2].clamp(min=1e-3)
+    checked = measured.flatten(1).any(dim=1)
     weight = torch.where(measured, pairs.conf_1 - 1, 0.0).flatten(1)
-    ratio = torch.where(
-        measured.flatten(1).any(dim=1),
-        weighted_median((depth / guess).flatten(1), weight),
-        1 / guess.flatten(1).median(dim=1).values,
-    )
+    depth, guess = pairs.xyz_1[..., 2], _mean_depth(learned)
+    ratio = torch.where(checked, weighted_median((depth / guess).flatten(1), weight), 1.0)
     guess = (guess * ratio[:, None, None]).clamp(1 / MAX_DEPTH, MAX_DEPTH)
+    error = weighted_median((guess / depth).log().abs().flatten(1), weight)[checked]
+    trust = torch.exp(-(error.median() / LEARNED_ERROR).square() / 2) if len(error) else 1.0
+
     xyz = pairs.xyz_1 * torch.where(measured, 1.0, guess / depth)[..., None]
     rotation, translation = roma.rigid_points_registration(pairs.xyz_1[back].flatten(1, 2), pairs.xyz_2.flatten(1, 2))
     xyz_2 = transform(pose(rotation, translation), xyz[back].flatten(1, 2)).reshape(xyz.shape)
-    confidence = torch.where(measured, pairs.conf_1, 1 + LEARNED_SHARE * (learned.conf_1 - 1))
+    unmeasured = (1 + trust * (learned.conf_1 - 1)).clamp(min=FLAT_CONFIDENCE)
+    confidence = torch.where(measured, pairs.conf_1, unmeasured)
     return PairPointmaps(pairs.edges, xyz, xyz_2, confidence, confidence[back])
+
+
+def _mean_depth(learned: PairPointmaps) -> Float[Tensor, "e h w"]:
+    """Of each edge's first frame: the geometric mean over all edges that begin there, each over its median."""
+    n = learned.edges[:, 0]
+    depth = learned.xyz_1[..., 2].clamp(min=1e-3)
+    log_depth = (depth / depth.flatten(1).median(dim=1).values[:, None, None]).log()
+    total = depth.new_zeros(int(n.max()) + 1, *depth.shape[1:]).index_add(0, n, log_depth)
+    return (total / n.bincount()[:, None, None])[n].exp()
 
 
 def triangulate(
