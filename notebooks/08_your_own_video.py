@@ -375,7 +375,7 @@ table(show.SIGNS, show.sign_rows(failures))
 # |---|---|---|
 # | hardly a match at one step | a **cut** | each shot by itself: `start` and `max_frames` |
 # | a frame less sharp than those around it | **blur** | more light, a short exposure; or leave such frames out, in a folder of images |
-# | nothing measured | the **camera only turns, or stands**: no parallax, all depth is a guess. Masks, tracks and rotations are still good | walk sideways; or take the network's word for depth: `ReconstructConfig(triangulate=False)` |
+# | nothing measured | the **camera only turns, or stands**: no parallax, all depth is a guess: the network's, before cameras that turn exactly. Masks, tracks and rotations are still good | walk sideways; or published weights, which have seen more than our rooms |
 # | many pixels dynamic, few matches, and the mask is not where you see motion | **most of the frame moves**: the geometry wavers between the mover and the world | your own masks; more background |
 # | "pairs have too few static points" | one of the above | |
 # | it takes for ever, or memory runs out | **too much at once**: flow of every pair is in memory, frames x pixels x ten partners | a smaller `long_side`, a larger `stride`, fewer frames |

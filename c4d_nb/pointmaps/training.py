@@ -29,8 +29,8 @@ PRESETS = {"small": SMALL, "vitl_linear": VITL_LINEAR, "vitl_dpt": VITL_DPT}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Recipe):
-    """The recipe; the default is that of the weights that ship, one and a half hours on a core that multiplies
-    bfloat16."""
+    """The recipe; the default is the first part of that of the weights that ship (``make weights``), one and a half
+    hours on a core that multiplies bfloat16."""
 
     network: DUSt3RConfig = SMALL
     steps: int = 15_000
