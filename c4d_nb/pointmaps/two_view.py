@@ -87,7 +87,7 @@ def filled_by_network(pairs: PairPointmaps, learned: PairPointmaps) -> PairPoint
     A frame's depth is the mean of what the network says of it in all its pairs. It is scaled to the depth that was
     triangulated in the pair (by the weighted median), or to a median of 1 where none was. The network's confidence,
     beyond 1, counts by how right it is where it can be checked: ``exp(-r^2 / 2)`` of its median relative error r, in
-    units of ``LEARNED_ERROR``, where depth was triangulated. So a network to which a video is foreign moves no camera.
+    units of ``LEARNED_ERROR``, where depth was triangulated. One to which a video is foreign hardly moves a camera.
     Rays and relative poses stay those of ``pairs``. Both must have the same edges, both directions of every pair.
     """
     back = reverse_edges(pairs.edges)
