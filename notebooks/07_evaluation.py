@@ -365,7 +365,7 @@ table(["kind of pixel", "% of all pixels", "AbsRel (%)", "% of the whole error"]
 # %% [markdown]
 # - The **ground** is right to about a percent, and the far wall to several: error grows with distance, for parallax shrinks with it.
 # - **Outlines** are 6 % of the pixels and a quarter of the error. Each is a dark red rim: depth of the front drawn over what is behind.
-# - **Movers** err as a whole, too near in one frame and too far in another. They have no parallax of their own that could say how far they are; they are set half way between the ground below them and where the network sees them.
+# - **Movers** err most. They have no parallax of their own that could say how far they are; they are set half way between the ground below them and where the network sees them: too far while the box is in the air, and then near and far at once, for the network sees in tiles.
 # - Does it **know**? Of movers half and half: the mask finds a part, which is called a guess, and the rest is triangulated as if it stood still. Of outlines not at all: nine of ten of their pixels have full confidence. Whoever filters by confidence gets rid of the movers, and keeps the rims.
 
 # %%
