@@ -8,13 +8,13 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
@@ -29,6 +29,9 @@ OWN_LICENCE = "Apache-2.0"
 LOG_EVERY = 20
 CHECKPOINT, WEIGHTS, PLOT, RECORD = "checkpoint.pt", "model.safetensors", "losses.png", "losses.json"
 
+OptimizerName = Literal["adamw", "muon"]
+OPTIMIZERS = get_args(OptimizerName)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -39,6 +42,8 @@ class Recipe:
     """Of all processes together."""
     learning_rate: float
     """The peak: the rate rises to it and falls along a cosine (OneCycle, Smith and Topin, 2017)."""
+    optimizer: OptimizerName = "adamw"
+    """``muon`` makes the steps of matrices orthogonal (Jordan et al., 2024); all else is AdamW's in either case."""
     warmup: float = 0.05
     """Share of the steps in which the rate rises."""
     weight_decay: float = 0.05
@@ -57,6 +62,8 @@ class Recipe:
             value, least = getattr(self, f.name), 0 if f.name in ("seed", "workers") else 1
             if f.type is int and value < least:
                 raise InputError(f"{f.name}: expected {least} or more, but it is {value}")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, but it is {self.optimizer!r}")
         if self.learning_rate <= 0:
             raise InputError(f"learning_rate: expected a positive number, but it is {self.learning_rate}")
 
@@ -120,21 +127,24 @@ def fit(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out: expected a folder to write to, but {out} is none ({error.strerror})") from error
-    optimizer = AdamW(_groups(model, recipe.weight_decay), recipe.learning_rate, betas=recipe.betas)
-    schedule = OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.steps + 1, pct_start=recipe.warmup, cycle_momentum=False
-    )
-    state = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    optimizers = _optimizers(model, recipe)
+    schedules = [_schedule(optimizer, recipe) for optimizer in optimizers]
+    state = {"model": model} | {
+        f"{name}_{i}": part
+        for name, parts in (("optimizer", optimizers), ("schedule", schedules))
+        for i, part in enumerate(parts)
+    }
     identity = asdict(recipe) | {"note": note}
     progress = _resume(out / CHECKPOINT, identity, state)
-    wrapped, stepped, loader = accelerator.prepare(
-        model.train(), optimizer, batches(dataset, recipe, done=progress.step, collate=collate)
+    wrapped, loader, *stepped = accelerator.prepare(
+        model.train(), batches(dataset, recipe, done=progress.step, collate=collate), *optimizers
     )
     hidden = {} if accelerator.is_main_process else {"disable": True}
     bar = tqdm(total=recipe.steps, initial=progress.step, desc="training", unit="step", **hidden)
     for batch in loader:
         found = _step(accelerator, wrapped, stepped, losses, batch, recipe.max_gradient_norm)
-        schedule.step()
+        for schedule in schedules:
+            schedule.step()
         progress.step += 1
         bar.update()
         last = progress.step == recipe.steps
@@ -156,24 +166,40 @@ def fit(
 def _step(
     accelerator: Accelerator,
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizers: list[Optimizer],
     losses: Callable[[nn.Module, Any], dict[str, Tensor]],
     batch: Any,
     max_norm: float,
 ) -> dict[str, Tensor]:
     """One step down the gradient; the losses of the batch before it."""
     found = losses(model, batch)
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
     accelerator.backward(next(iter(found.values())))
     accelerator.clip_grad_norm_(model.parameters(), max_norm)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return {name: value.detach() for name, value in found.items()}
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def _optimizers(model: nn.Module, recipe: Recipe) -> list[Optimizer]:
+    """AdamW, and Muon before it if the recipe says so; its steps are as long as AdamW's would be at the same rate."""
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    vectors = {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}
     matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if recipe.optimizer == "adamw":
+        return [AdamW([{"params": matrices, "weight_decay": decay}, vectors], rate, betas=recipe.betas)]
+    kernels = {"params": [p for p in matrices if p.ndim > 2], "weight_decay": decay}
+    return [
+        Muon([p for p in matrices if p.ndim == 2], rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        AdamW([kernels, vectors], rate, betas=recipe.betas),
+    ]
+
+
+def _schedule(optimizer: Optimizer, recipe: Recipe) -> LRScheduler:
+    return OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.steps + 1, pct_start=recipe.warmup, cycle_momentum=False
+    )
 
 
 def _save(out: Path, identity: dict[str, Any], state: dict[str, Any], progress: Progress) -> None:
@@ -207,15 +233,16 @@ def _resume(path: Path, identity: dict[str, Any], state: dict[str, nn.Module | O
 
 
 def add_recipe_options(parser: argparse.ArgumentParser, default: Recipe) -> None:
-    """An option for every whole number of a recipe, and for its learning rate."""
+    """An option for every whole number of a recipe, for its learning rate, and for its optimizer."""
     for f in fields(default):
         if f.type is int:
             option, value = f"--{f.name.replace('_', '-')}", getattr(default, f.name)
             parser.add_argument(option, type=int, metavar="N", help=f"default {value}")
     parser.add_argument("--learning-rate", type=float, metavar="X", help=f"the peak, default {default.learning_rate}")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help=f"default {default.optimizer}")
 
 
-def recipe_options(options: argparse.Namespace, default: Recipe) -> dict[str, int | float]:
+def recipe_options(options: argparse.Namespace, default: Recipe) -> dict[str, int | float | str]:
     """Those of ``add_recipe_options`` that were given."""
-    names = [f.name for f in fields(default) if f.type is int or f.name == "learning_rate"]
+    names = [f.name for f in fields(default) if f.type is int or f.name in ("learning_rate", "optimizer")]
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}

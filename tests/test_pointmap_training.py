@@ -87,8 +87,9 @@ def interrupt(monkeypatch, module, name: str, call: int, before=lambda *argument
 
 
 @pytest.mark.usefixtures("without_plot")
-def test_training_learns(clips, tmp_path):
-    train(clips, tmp_path, config=replace(CONFIG, steps=30, learning_rate=3e-3))
+@pytest.mark.parametrize(("optimizer", "rate"), [("adamw", 3e-3), ("muon", 1e-2)])
+def test_training_learns(clips, tmp_path, optimizer, rate):
+    train(clips, tmp_path, config=replace(CONFIG, steps=30, learning_rate=rate, optimizer=optimizer))
     for name in ("loss", "error"):
         values = torch.tensor([value for _, value in history(tmp_path)[name]])
         assert len(values) == 30
@@ -127,28 +128,50 @@ def test_reverses_are_the_truth_of_exchanged_images(clips):
         torch.testing.assert_close(a.roll(len(pairs.images_1), 0).float(), b.float(), atol=1e-3, rtol=1e-3)
 
 
-def test_decay_is_of_matrices_only(whole):
-    decayed, others = shared._groups(whole[0], 0.05)
-    assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
-    assert {p.ndim for p in decayed["params"]} == {2, 4}
-    assert {p.ndim for p in others["params"]} == {1}
-    assert len(decayed["params"]) + len(others["params"]) == len(list(whole[0].parameters()))
+@pytest.mark.parametrize(("optimizer", "names"), [("adamw", ["AdamW"]), ("muon", ["Muon", "AdamW"])])
+def test_optimizers_share_all_parameters_and_decay_matrices_only(whole, optimizer, names):
+    optimizers = shared._optimizers(whole[0], replace(CONFIG, optimizer=optimizer))
+    assert [type(o).__name__ for o in optimizers] == names
+    groups = [group for o in optimizers for group in o.param_groups]
+    assert {group["lr"] for group in groups} == {CONFIG.learning_rate}
+    parameters = [(p, group["weight_decay"]) for group in groups for p in group["params"]]
+    assert {p for p, _ in parameters} == set(whole[0].parameters())
+    assert len(parameters) == len(list(whole[0].parameters()))
+    assert all(decay == (CONFIG.weight_decay if p.ndim > 1 else 0) for p, decay in parameters)
+
+
+def test_muon_steps_are_orthogonal_and_as_long_as_those_of_adamw(generator):
+    """AdamW's steps have a root mean square of 0.2 to 0.4 of the rate."""
+    layer = torch.nn.Linear(48, 24, bias=False)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.randn(24, 4, generator=generator) @ torch.randn(4, 48, generator=generator) / 9
+    layer.weight.grad += 0.1 * torch.randn(24, 48, generator=generator)
+    muon, _ = shared._optimizers(layer, replace(CONFIG, optimizer="muon", weight_decay=0.0))
+    muon.step()
+    change = (layer.weight.detach() - before) / CONFIG.learning_rate
+    stretch = torch.linalg.svdvals(change) / (0.2 * 48**0.5)
+    assert torch.linalg.cond(layer.weight.grad) > 10
+    assert stretch.min() > 0.6
+    assert stretch.max() < 1.3
 
 
 # Interruptions
 
 
 @pytest.mark.usefixtures("without_plot")
+@pytest.mark.parametrize("optimizer", shared.OPTIMIZERS)
 @pytest.mark.parametrize("save_every", [1, 3])
-def test_interrupted_training_goes_on_exactly(clips, whole, tmp_path, save_every):
-    config = replace(CONFIG, save_every=save_every)
+def test_interrupted_training_goes_on_exactly(clips, tmp_path, save_every, optimizer):
+    config = replace(CONFIG, save_every=save_every, optimizer=optimizer)
+    whole = train(clips, tmp_path / "whole", config=config)
+    out = tmp_path / "interrupted"
     with pytest.MonkeyPatch.context() as patch:
         interrupt(patch, shared, "_step", 4)
         with pytest.raises(KeyboardInterrupt):
-            train(clips, tmp_path, config=config)
-    assert torch.load(tmp_path / "checkpoint.pt")["progress"]["step"] == 3
-    assert_same(train(clips, tmp_path, config=config), whole[0])
-    assert history(tmp_path) == history(whole[1])
+            train(clips, out, config=config)
+    assert torch.load(out / "checkpoint.pt")["progress"]["step"] == 3
+    assert_same(train(clips, out, config=config), whole)
+    assert history(out) == history(tmp_path / "whole")
 
 
 @pytest.mark.usefixtures("without_plot")
@@ -177,7 +200,14 @@ def test_finished_training_stays_as_it_is(clips, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("steps", 7), ("learning_rate", 1e-4), ("seed", 1), ("network", replace(NETWORK, patch=32))]
+    ("name", "value"),
+    [
+        ("steps", 7),
+        ("learning_rate", 1e-4),
+        ("seed", 1),
+        ("optimizer", "muon"),
+        ("network", replace(NETWORK, patch=32)),
+    ],
 )
 def test_checkpoint_of_another_recipe(clips, whole, name, value):
     with pytest.raises(InputError, match=f"^out: expected a checkpoint with {name} .*, but in .* it is "):
@@ -302,6 +332,11 @@ def test_command_refuses_bad_options(clips, tmp_path, caplog, options, message):
     out = [] if "--out" in options else ["--out", str(tmp_path)]
     assert main([str(clips[0].parent), "--size", "32", "--steps", "1", *out, *options]) == EXIT_BAD_INPUT
     assert message in caplog.text
+
+
+def test_unknown_optimizer(unchecked):
+    with pytest.raises(InputError, match=r"^optimizer: expected one of adamw, muon, but it is 'sgd'$"):
+        replace(CONFIG, optimizer="sgd")
 
 
 def test_command_refuses_bad_clips(clips, tmp_path, caplog):

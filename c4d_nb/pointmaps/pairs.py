@@ -17,7 +17,7 @@ from c4d_nb.clip import Clip, load_clip
 from c4d_nb.errors import InputError
 from c4d_nb.pointmaps.inference import network_images
 
-CACHED_CLIPS = 8192
+CACHED_CLIPS = 4096
 
 
 class Pairs(NamedTuple):
