@@ -6,6 +6,7 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+import cv2
 import matplotlib
 import pytest
 import roma
@@ -219,6 +220,27 @@ def test_without_parallax_the_small_network_knows_depth():
     results = (reconstruct(clip, SHORT, network=network) for network in (None, DUSt3R.from_checkpoint("small")))
     flat, seen = (video_depth(result.depth, clip.truth.depth)["abs_rel"] for result in results)
     assert seen < 0.7 * flat
+
+
+@pytest.mark.parametrize(("network", "expected"), [(None, 4.0), ("random", 2.0)], ids=["without", "with"])
+def test_a_mover_is_half_way_between_the_ground_and_where_a_network_sees_it(
+    small_clip, small_result, monkeypatch, network, expected
+):
+    """By ratio: ground that is four times as far moves it by two. Without a network it stands on the ground."""
+    module, depths = sys.modules["c4d_nb.reconstruct"], []
+    monkeypatch.setattr(module, "refine_depth", lambda stage_1, *_: stage_1)
+    for factor in (1.0, 4.0):
+        monkeypatch.setattr(module, "stand_on_ground", lambda depth, moving, _, k=factor: depth * k ** moving.float())
+        depths.append(reconstruct(small_clip, SHORT, network=network and random_network()).depth)
+    near, far = depths
+    masks = small_result.motion_mask.numpy().astype(np.uint8)
+    inside, outside = (
+        torch.from_numpy(np.stack([change(mask, np.ones((9, 9))) == value for mask in masks]))
+        for change, value in ((cv2.erode, 1), (cv2.dilate, 0))
+    )
+    assert inside.any()
+    torch.testing.assert_close(far[inside], expected * near[inside])
+    torch.testing.assert_close(far[outside], near[outside])
 
 
 def test_a_networks_pairs_alone(small_clip, small_result):
