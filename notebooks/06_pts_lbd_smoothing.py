@@ -554,7 +554,7 @@ show.slices_figure(
 )
 
 # %% [markdown]
-# The change from frame to frame calms down, and both numbers say so: the tracks flicker half as much, depth by a quarter less. And the **error is what it was**. This network's depth is off by 13 % nearly the same way in every frame: bodies come out coarse, and what is far too far. Stage 2 makes a video of it that is pleasant to look at, and as wrong as before.
+# The change from frame to frame calms down, and both numbers say so: the tracks' flicker falls by two fifths, depth's by a quarter. And the **error is what it was**. This network's depth is off by 17 % nearly the same way in every frame: bodies come out coarse, and what is far too far. Stage 2 makes a video of it that is pleasant to look at, and as wrong as before.
 # The paper's own ablation says the same: without PTS its pose scores are unchanged, as they must be, for stage 2 leaves the cameras alone.
 #
 # ## What to remember
