@@ -353,7 +353,7 @@ assert medians["movers"] > 1.1 * alone["movers"]
 
 # %% [markdown]
 # They are not. Compare the two pairs: **a second image helps with what rests, and harms what moves**. Parallax takes two fifths off the error of the objects at rest. What moved between the images has no consistent
-# parallax, and a network that compares them, this one a little and the published one much more, is led astray by it: so its points are wrong on movers, and much less so around them.
+# parallax, and a network that compares them, this one a little and the published one much more, is led astray by it. (The floor and the walls are no fair comparison here: the far wall is wrong for another reason.)
 #
 # ### Why pairs cannot be aligned there
 #
