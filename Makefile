@@ -3,7 +3,8 @@
 # make test-browser: JupyterLab, its widgets and the viewer in a real Chromium (Debian: apt-get install chromium).
 # make lab:  JupyterLab on the notebooks.
 # make clips: the shipped clips anew, from their seeds (data/README.md); make sheet: 24 others, in one picture.
-# make weights, make tracker-weights: the shipped weights anew; make pointmap-scores, tracker-scores, mask-scores: how right.
+# make weights, make tracker-weights: the shipped weights anew; make pointmap-scores, tracker-scores, mask-scores and
+# pipeline-scores: how right.
 # Each makes .venv first and installs what it needs. PYTHON chooses the interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CLIP := data/movi_e.npz
 
-.PHONY: demo test test-browser lab scores clips sheet weights pointmap-scores tracker-weights tracker-scores mask-scores lint notebooks clean
+.PHONY: demo test test-browser lab scores clips sheet weights pointmap-scores tracker-weights tracker-scores mask-scores pipeline-scores lint notebooks clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m c4d_nb $(CLIP) --out out/demo
@@ -99,6 +100,12 @@ tracker-scores: $(INSTALLED)
 mask-scores: $(INSTALLED)
 	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --seeds 100:106 --out out/mask-clips/$$split || exit 1; done
 	$(BIN)/python -m c4d_nb.mask_evaluation out/mask-clips/movi_e out/mask-clips/movi_f out/mask-clips/panning_movi_e
+
+# Whole reconstructions of the shipped clips, of held-out ones and of cameras that do not travel: with the network and without.
+pipeline-scores: $(INSTALLED)
+	for split in movi_e panning_movi_e movi_f; do $(GENERATE) --split $$split --seeds 206:212 --out out/pipeline/held-out || exit 1; done
+	for case in pure_rotation still_camera; do $(GENERATE) --split movi_e --case $$case --seeds 100:104 --out out/pipeline/no-parallax || exit 1; done
+	$(BIN)/python -m c4d_nb.pipeline_evaluation data out/pipeline/held-out out/pipeline/no-parallax
 
 # Pointmaps of held-out static clips: the shipped weights beside two-view geometry and constant depth.
 pointmap-scores: $(INSTALLED)

@@ -53,9 +53,9 @@ def run(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
                 own_masks="combine" if options.combine_masks else "replace",
                 align=SOLVERS[options.solver](),
             ),
-            network=_load_network(options.pointmaps),
+            network=load_network(options.pointmaps),
             masks=None if own_masks is None else resize_nearest(own_masks, *clip.size),
-            tracker=_load_tracker(options.tracker),
+            tracker=load_tracker(options.tracker),
         )
         written = write_outputs(result, folder)
     written += _export(result, formats, options)
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
     return scores, written
 
 
-def _load_network(name: str) -> DUSt3R | None:
+def load_network(name: str) -> DUSt3R | None:
     """In half the precision on a GPU, where there is one."""
     if name == TWO_VIEW:
         return None
@@ -77,7 +77,7 @@ def _load_network(name: str) -> DUSt3R | None:
         raise InputError(f"pointmaps: {error}") from error
 
 
-def _load_tracker(name: str) -> Tracker:
+def load_tracker(name: str) -> Tracker:
     """On a GPU, where there is one."""
     if name == FLOW:
         return track_by_flow

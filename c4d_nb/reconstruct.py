@@ -19,11 +19,12 @@ from c4d_nb.motion_mask import epipolar_motion_masks
 from c4d_nb.pointmaps.densify import densify_depth
 from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.pointmaps.fill import fill_holes, stand_on_ground
+from c4d_nb.pointmaps.fusion import fused_with_network
 from c4d_nb.pointmaps.grid import PixelGrid
 from c4d_nb.pointmaps.inference import pointmaps_on_grid
 from c4d_nb.pointmaps.relative_pose import estimate_focal_ratio, pair_matches
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
-from c4d_nb.pointmaps.two_view import FLAT_CONFIDENCE, TwoViewConfig, filled_by_network, two_view_pointmaps
+from c4d_nb.pointmaps.two_view import FLAT_CONFIDENCE, TwoViewConfig, two_view_pointmaps
 from c4d_nb.reconstruction import Reconstruction
 from c4d_nb.smoothing import lift_tracks, smooth_pointmaps
 
@@ -139,7 +140,7 @@ def reconstruct(
     # Without any parallax, flat pairs give the cameras exactly; relief that is guessed would move them.
     flat = not with_parallax.any() and (network is None or config.triangulate)
     if network is not None and not flat:
-        pairs = filled_by_network(pairs, learned) if config.triangulate else learned
+        pairs = fused_with_network(pairs, learned) if config.triangulate else learned
 
     _log.info("stage 1: depth, poses and intrinsics by GA, CMA and CTS")
     weights = config.align

@@ -1,6 +1,6 @@
 """Exact correspondences for tests: flow between any frames of a clip with truth, and a static scene in closed form."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import roma
 import torch
@@ -55,6 +55,18 @@ class Room:
         uv, z = project(transform(invert(self.world_from_cam[m]) @ self.world_from_cam[n], xyz), self.intrinsics[m])
         inside = ((uv >= -0.5) & (uv <= uv.new_tensor([self.size[1] - 0.5, self.size[0] - 0.5]))).all(-1)
         return ((self._cast(m, uv) > 0.999 * z) & inside).reshape(self.size)
+
+    def views(self, edges: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Exact flows and visibility of all edges, the edges and K: what ``two_view_pointmaps`` takes."""
+        flows = torch.stack([self.flow(n, m) for n, m in edges.tolist()])
+        usable = torch.stack([self.visible(n, m) for n, m in edges.tolist()])
+        return flows, usable, edges, self.intrinsics[0].float()
+
+    def turning(self) -> "Room":
+        """The same room from one place: the cameras only turn."""
+        path = self.world_from_cam.clone()
+        path[:, :3, 3] = 0
+        return replace(self, world_from_cam=path)
 
     def pairs(self, edges: Tensor, generator: torch.Generator | None = None) -> PairPointmaps:
         """Exact pointmaps of every edge, each at a random scale."""

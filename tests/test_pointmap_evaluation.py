@@ -24,7 +24,7 @@ from c4d_nb.pointmaps.grid import PixelGrid
 from c4d_nb.pointmaps.inference import pointmaps_on_grid, predict_pointmaps
 from c4d_nb.pointmaps.scene_graph import sliding_window_graph
 
-ROWS = ["network", "two-view geometry", "constant depth"]
+ROWS = ["network", "two-view geometry", "fused", "constant depth"]
 EDGES = torch.tensor([[0, 1], [0, 2], [1, 0], [2, 0]])
 
 

@@ -1,12 +1,9 @@
 """Pair pointmaps from exact flow of a scene in closed form: pose, depth, confidence; grids and dense depth."""
 
-import math
-from dataclasses import replace
-
 import pytest
 import roma
 import torch
-from scenes import Room, room
+from scenes import room
 
 from c4d_nb.camera import invert, pinhole, pixel_grid, pose, project, rays, rotation_angle_deg, transform
 from c4d_nb.errors import InputError
@@ -15,23 +12,14 @@ from c4d_nb.pointmaps.grid import PixelGrid
 from c4d_nb.pointmaps.relative_pose import estimate_focal_ratio, pair_matches, relative_pose
 from c4d_nb.pointmaps.two_view import (
     FLAT_CONFIDENCE,
-    LEARNED_ERROR,
     TwoViewConfig,
     fill_holes,
-    filled_by_network,
     triangulate,
     two_view_pointmaps,
 )
 
 EDGES = torch.tensor([[0, 1], [1, 2], [0, 2], [1, 0], [2, 1], [2, 0]])
 SIZE = (72, 96)
-
-
-def views(scene):
-    """Exact flows and visibility of all edges, K."""
-    flows = torch.stack([scene.flow(n, m) for n, m in EDGES.tolist()])
-    usable = torch.stack([scene.visible(n, m) for n, m in EDGES.tolist()])
-    return flows, usable, EDGES, scene.intrinsics[0].float()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +29,7 @@ def scene():
 
 @pytest.fixture(scope="module")
 def seen(scene):
-    return views(scene)
+    return scene.views(EDGES)
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +39,7 @@ def pairs(seen):
 
 @pytest.fixture(scope="module")
 def turning():
-    """The same room from one place: the cameras only turn."""
-    still = room(t=3, size=SIZE, focal_px=90.0)
-    path = still.world_from_cam.clone()
-    path[:, :3, 3] = 0
-    return Room(path, still.intrinsics, SIZE)
+    return room(t=3, size=SIZE, focal_px=90.0).turning()
 
 
 def find_pose(flows, usable, edges, K, i):
@@ -233,7 +217,7 @@ def test_movers_are_not_believed(seen):
 
 
 def test_turning_camera_keeps_its_rotation(turning):
-    found = find_pose(*views(turning), 2).m_from_n
+    found = find_pose(*turning.views(EDGES), 2).m_from_n
     expected = invert(turning.world_from_cam[2]) @ turning.world_from_cam[0]
     assert rotation_angle_deg(expected[:3, :3].float().T @ found[:3, :3]) < 0.1
     assert (found[:3, 3] == 0).all()
@@ -241,101 +225,12 @@ def test_turning_camera_keeps_its_rotation(turning):
 
 def test_turning_camera_has_no_depth(turning):
     """Depth 1 at the confidence of a guess, and the second member turned into the first's frame."""
-    pairs = two_view_pointmaps(*views(turning))
+    pairs = two_view_pointmaps(*turning.views(EDGES))
     assert (pairs.conf_1 == FLAT_CONFIDENCE).all()
     assert (pairs.xyz_1[..., 2] == 1).all()
     n_from_m = (invert(turning.world_from_cam[0]) @ turning.world_from_cam[1]).float()
     expected = transform(n_from_m, rays(turning.intrinsics[0].float(), pixel_grid(*SIZE)).reshape(-1, 3))
     torch.testing.assert_close(pairs.xyz_2[0].reshape(-1, 3), expected, atol=2e-3, rtol=0)
-
-
-# Depth of a network where there is no parallax
-
-
-@pytest.fixture(scope="module")
-def learned(scene):
-    """A network that knows the truth, each pair at a scale of its own."""
-    pairs = scene.pairs(EDGES, torch.Generator().manual_seed(3))
-    confidence = torch.full_like(pairs.conf_1, 1.5)
-    return replace(pairs, conf_1=confidence, conf_2=confidence.clone())
-
-
-@pytest.fixture(scope="module")
-def half_seen(seen):
-    """Nothing can be triangulated in the left half of the frames."""
-    flows, usable, edges, K = seen
-    usable = usable.clone()
-    usable[:, :, : SIZE[1] // 2] = False
-    return two_view_pointmaps(flows, usable, edges, K)
-
-
-def test_what_was_triangulated_stays(half_seen, learned):
-    filled = filled_by_network(half_seen, learned)
-    measured = half_seen.conf_1 > FLAT_CONFIDENCE
-    assert measured.any()
-    assert torch.equal(filled.xyz_1[measured], half_seen.xyz_1[measured])
-    assert torch.equal(filled.conf_1[measured], half_seen.conf_1[measured])
-    assert (filled.conf_1[~measured] > 1.3).all()  # of 1.5: it says what was triangulated, nearly
-    assert torch.equal(filled.conf_2, filled.conf_1[[3, 4, 5, 0, 1, 2]])
-    assert torch.equal(filled.edges, EDGES)
-
-
-def test_a_network_that_contradicts_is_not_believed(half_seen, learned):
-    """Its confidence falls with its median error where triangulation can tell."""
-    measured = half_seen.conf_1 > FLAT_CONFIDENCE
-    sign = torch.arange(SIZE[1]) % 3 - 1  # column by column too near, right, too far
-    trust = []
-    for error in (0.0, LEARNED_ERROR, 2 * LEARNED_ERROR, 10 * LEARNED_ERROR):
-        wrong = replace(learned, xyz_1=learned.xyz_1 * (1 + error * sign)[:, None])
-        confidence = filled_by_network(half_seen, wrong).conf_1[~measured]
-        assert (confidence == confidence[0]).all()
-        trust.append((confidence[0].item() - 1) / 0.5)
-    assert trust[0] > 0.9
-    assert trust[1] == pytest.approx(math.exp(-0.5), abs=0.05)
-    assert trust[2] == pytest.approx(math.exp(-2), abs=0.05)
-    assert trust[3] == pytest.approx((FLAT_CONFIDENCE - 1) / 0.5, abs=1e-3)
-
-
-def test_a_frame_has_one_depth_in_all_its_pairs(turning, learned, generator):
-    """The mean of what the network says, so that pairs which differ by chance do not pull at cameras."""
-    factor = 1 + 0.1 * torch.randn(6, *SIZE, 1, generator=generator).clamp(-3, 3)
-    pairs = two_view_pointmaps(*views(turning))
-    filled = filled_by_network(pairs, replace(learned, xyz_1=learned.xyz_1 * factor))
-    for n in range(3):
-        first, *others = filled.xyz_1[EDGES[:, 0] == n]
-        assert all(torch.equal(first, other) for other in others)
-
-
-@pytest.mark.parametrize("i", range(6))
-def test_the_network_fills_in_the_rest(scene, half_seen, learned, i):
-    """At the scale of what was triangulated: one scene, in both members."""
-    filled = filled_by_network(half_seen, learned)
-    for found, expected in ((filled.xyz_1[i], learned.xyz_1[i]), (filled.xyz_2[i], learned.xyz_2[i])):
-        ratio = found.norm(dim=-1) / expected.norm(dim=-1)
-        assert (ratio / ratio.median() - 1).abs().quantile(0.95) < 0.02
-    before = half_seen.xyz_1[i, ..., 2] / scene.depth[EDGES[i, 0]]
-    assert (before[:, :40] / before[:, 60:].median() - 1).abs().max() > 0.1  # the blend alone is wrong
-
-
-def test_the_networks_scale_does_not_matter(half_seen, learned):
-    scale = torch.linspace(0.1, 5, 6)[:, None, None, None]
-    scaled = replace(learned, xyz_1=scale * learned.xyz_1, xyz_2=scale * learned.xyz_2)
-    expected, found = filled_by_network(half_seen, learned), filled_by_network(half_seen, scaled)
-    torch.testing.assert_close(found.xyz_1, expected.xyz_1, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(found.xyz_2, expected.xyz_2, rtol=1e-3, atol=1e-3)
-
-
-def test_turning_camera_has_the_networks_depth(turning, learned):
-    """Over its median; the pose stays a turn."""
-    pairs = two_view_pointmaps(*views(turning))
-    filled = filled_by_network(pairs, learned)
-    depth = learned.xyz_1[..., 2]
-    expected = depth / depth.flatten(1).median(dim=1).values[:, None, None]
-    torch.testing.assert_close(filled.xyz_1[..., 2], expected)
-    torch.testing.assert_close(
-        filled.xyz_2.norm(dim=-1), filled.xyz_1[[3, 4, 5, 0, 1, 2]].norm(dim=-1), rtol=0, atol=1e-3
-    )
-    assert torch.equal(filled.conf_2, learned.conf_2)  # nothing contradicts it
 
 
 def test_triangulation_in_units_of_the_baseline(scene, seen):

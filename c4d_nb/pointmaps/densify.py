@@ -24,9 +24,9 @@ def densify_depth(
 
     Every usable match of a pixel in a partner frame is a linear equation in its depth d: ``q x (d R r + T) = 0`` for
     the ray r of the pixel and q of its match. They are solved together with a ``prior`` depth of relative deviation
-    ``prior_std``, each weighted by its deviation of ``noise_px`` in the image and, robustly, by ``exp(-e^2 / 2)`` of
-    its reprojection error e at the depth of the pass before. Where nothing is usable, as on movers, the prior stays
-    and the certainty is 0.
+    ``prior_std``, each weighted by its deviation of ``noise_px`` in the image and, robustly, by ``exp(-(e / 3)^2 / 2)``
+    of its reprojection error e, in such deviations, at the depth of the pass before. Where nothing is usable, as on
+    movers, the prior stays and the certainty is 0.
     """
     depth, certainty = prior.clone(), torch.zeros_like(prior)
     grid = pixel_grid(*prior.shape[1:], like=prior)

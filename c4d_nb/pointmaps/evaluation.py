@@ -1,4 +1,4 @@
-"""How right the pointmaps of held-out static pairs are: a network's, two-view geometry's, and constant depth.
+"""How right the pointmaps of held-out static pairs are: a network's, two-view geometry's, both fused, constant depth.
 
 ``python -m c4d_nb.pointmaps.evaluation CLIPS --weights small`` prints the table. Two-view geometry is told the true K;
 the network is not.
@@ -20,6 +20,7 @@ from c4d_nb.commands import run_command
 from c4d_nb.correspondence.flow import estimate_flows
 from c4d_nb.errors import InputError
 from c4d_nb.pointmaps.dust3r import DUSt3R
+from c4d_nb.pointmaps.fusion import fused_with_network
 from c4d_nb.pointmaps.grid import PixelGrid
 from c4d_nb.pointmaps.inference import pointmaps_on_grid
 from c4d_nb.pointmaps.losses import relative_point_error
@@ -73,6 +74,15 @@ def two_view_method(clip: Clip, edges: Int[Tensor, "e 2"], grid: PixelGrid) -> P
     return two_view_pointmaps(grid.sample(flows) / grid.stride, grid.sample(valid), edges, intrinsics, config)
 
 
+def fused_method(network: DUSt3R) -> Method:
+    predict = network_method(network)
+
+    def fuse(clip: Clip, edges: Int[Tensor, "e 2"], grid: PixelGrid) -> PairPointmaps:
+        return fused_with_network(two_view_method(clip, edges, grid), predict(clip, edges, grid))
+
+    return fuse
+
+
 def constant_depth_method(clip: Clip, edges: Int[Tensor, "e 2"], grid: PixelGrid) -> PairPointmaps:
     """Depth 1 at every pixel, and a camera that stands still."""
     intrinsics = grid.intrinsics(clip.truth.intrinsics[0])
@@ -87,6 +97,7 @@ def error_table(clips: list[Path], network: DUSt3R) -> dict[str, dict[str, float
     methods = {
         "network": network_method(network),
         "two-view geometry": two_view_method,
+        "fused": fused_method(network),
         "constant depth": constant_depth_method,
     }
     apart, errors = [], {name: [] for name in methods}
@@ -117,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m c4d_nb.pointmaps.evaluation",
-        description="Median relative point error of held-out static pairs, for a network and two baselines.",
+        description="Median relative point error of held-out static pairs, for a network, baselines, and both fused.",
     )
     parser.add_argument("clips", type=Path, help="folder of static clips with depth, poses and K")
     parser.add_argument("--weights", default="small", metavar="NAME", help="name or path (default small, as shipped)")

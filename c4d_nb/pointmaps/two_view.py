@@ -6,7 +6,6 @@ without parallax a pair has a rotation but no depth, and says so by its confiden
 
 from dataclasses import dataclass
 
-import roma
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -24,8 +23,6 @@ FLAT_CONFIDENCE = 1.02
 
 MAX_DEPTH = 20.0
 """Farthest depth of a pair, over its median: beyond it parallax is noise, and must not weigh on the alignment."""
-LEARNED_ERROR = 0.04
-"""Relative depth error, where triangulation can tell, at which a network's confidence falls to exp(-1/2)."""
 
 
 @dataclass(frozen=True)
@@ -79,42 +76,6 @@ def two_view_pointmaps(
     n_from_m = pose(m_from_n[back, :3, :3], m_from_n[back, :3, 3] / scale[:, None])
     xyz_2 = transform(n_from_m, xyz[back].flatten(1, 2)).reshape(xyz.shape)
     return PairPointmaps(edges=edges, xyz_1=xyz, xyz_2=xyz_2, conf_1=confidence, conf_2=confidence[back])
-
-
-def filled_by_network(pairs: PairPointmaps, learned: PairPointmaps) -> PairPointmaps:
-    """Two-view ``pairs`` in which what was not triangulated has the depth and the confidence of a network's.
-
-    A frame's depth is the mean of what the network says of it in all its pairs. It is scaled to the depth that was
-    triangulated in the pair (by the weighted median), or to a median of 1 where none was. The network's confidence,
-    beyond 1, counts by how right it is where it can be checked: ``exp(-r^2 / 2)`` of its median relative error r, in
-    units of ``LEARNED_ERROR``, where depth was triangulated. One to which a video is foreign hardly moves a camera.
-    Rays and relative poses stay those of ``pairs``. Both must have the same edges, both directions of every pair.
-    """
-    back = reverse_edges(pairs.edges)
-    measured = pairs.conf_1 > FLAT_CONFIDENCE
-    checked = measured.flatten(1).any(dim=1)
-    weight = torch.where(measured, pairs.conf_1 - 1, 0.0).flatten(1)
-    depth, guess = pairs.xyz_1[..., 2], _mean_depth(learned)
-    ratio = torch.where(checked, weighted_median((depth / guess).flatten(1), weight), 1.0)
-    guess = (guess * ratio[:, None, None]).clamp(1 / MAX_DEPTH, MAX_DEPTH)
-    error = weighted_median((guess / depth).log().abs().flatten(1), weight)[checked]
-    trust = torch.exp(-(error.median() / LEARNED_ERROR).square() / 2) if len(error) else 1.0
-
-    xyz = pairs.xyz_1 * torch.where(measured, 1.0, guess / depth)[..., None]
-    rotation, translation = roma.rigid_points_registration(pairs.xyz_1[back].flatten(1, 2), pairs.xyz_2.flatten(1, 2))
-    xyz_2 = transform(pose(rotation, translation), xyz[back].flatten(1, 2)).reshape(xyz.shape)
-    unmeasured = (1 + trust * (learned.conf_1 - 1)).clamp(min=FLAT_CONFIDENCE)
-    confidence = torch.where(measured, pairs.conf_1, unmeasured)
-    return PairPointmaps(pairs.edges, xyz, xyz_2, confidence, confidence[back])
-
-
-def _mean_depth(learned: PairPointmaps) -> Float[Tensor, "e h w"]:
-    """Of each edge's first frame: the geometric mean over all edges that begin there, each over its median."""
-    n = learned.edges[:, 0]
-    depth = learned.xyz_1[..., 2].clamp(min=1e-3)
-    log_depth = (depth / depth.flatten(1).median(dim=1).values[:, None, None]).log()
-    total = depth.new_zeros(int(n.max()) + 1, *depth.shape[1:]).index_add(0, n, log_depth)
-    return (total / n.bincount()[:, None, None])[n].exp()
 
 
 def triangulate(

@@ -1,0 +1,139 @@
+"""What geometry measures and what a network sees, as one depth: each pixel's two measurements, by how good each is.
+
+Triangulation is exact where parallax is large and says nothing where there is none. A network says something
+everywhere, as good at one frame's distance as at nine, but bends what it does not know: far walls too far, in every
+frame. So what it sees is first bent back, by what was triangulated, and then weighs what it has shown itself worth.
+"""
+
+import numpy as np
+import roma
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from c4d_nb.camera import pose, transform
+from c4d_nb.clip import PairPointmaps
+from c4d_nb.correspondence.flow import reverse_edges
+from c4d_nb.pointmaps.losses import ALPHA
+from c4d_nb.pointmaps.two_view import FLAT_CONFIDENCE, MAX_DEPTH
+from c4d_nb.statistics import weighted_median
+
+CURVE_POINTS = 16
+"""Of the curve that bends a network's depth, at most: each stands for as many triangulated pixels."""
+PIXELS_PER_POINT = 200
+"""At least: with fewer, the curve has fewer points."""
+CURVE_PASSES = 3
+BEST_DEVIATION = 0.01
+"""Relative. No network's depth is believed to be better."""
+
+
+def fused_with_network(pairs: PairPointmaps, learned: PairPointmaps) -> PairPointmaps:
+    """Two-view ``pairs`` whose depth is the most likely one, given what was triangulated and what a network sees.
+
+    Both measure the logarithm of depth. The deviation of triangulation is one over its parallax in noises, which is its
+    confidence beyond 1; that of the network, as the clip itself shows (``_information``). The network's depth of a
+    frame is the mean of what it says in all the frame's pairs, on the scale of each pair and bent by one curve for the
+    whole clip (``_on_triangulated``). The confidence that results is 1 and the root of both informations' sum.
+
+    Rays and relative poses stay those of ``pairs``. A pair in which nothing was triangulated knows its frame's depth,
+    but not where the other camera stands: its second member has the confidence of a guess. Both must have the same
+    edges, both directions of every pair.
+    """
+    back = reverse_edges(pairs.edges)
+    depth = pairs.xyz_1[..., 2]
+    parallax = torch.where(pairs.conf_1 > FLAT_CONFIDENCE, pairs.conf_1 - 1, 0.0)
+    seen = _on_triangulated(_frame_means(learned, _over_median(learned.xyz_1[..., 2])), depth, parallax)
+    seen = seen.clamp(1 / MAX_DEPTH, MAX_DEPTH)
+    information = _information(seen, _frame_means(learned, learned.conf_1), depth, parallax, pairs.edges)
+    total = (parallax.square() + information).clamp(min=(FLAT_CONFIDENCE - 1) ** 2)
+    factor = ((seen / depth).log() * information / total).exp()
+
+    xyz = pairs.xyz_1 * factor[..., None]
+    rotation, translation = roma.rigid_points_registration(pairs.xyz_1[back].flatten(1, 2), pairs.xyz_2.flatten(1, 2))
+    xyz_2 = transform(pose(rotation, translation), xyz[back].flatten(1, 2)).reshape(xyz.shape)
+    confidence = 1 + total.sqrt()
+    placed = (parallax > 0).flatten(1).any(dim=1)[:, None, None]
+    return PairPointmaps(pairs.edges, xyz, xyz_2, confidence, torch.where(placed, confidence[back], FLAT_CONFIDENCE))
+
+
+def _on_triangulated(
+    seen: Float[Tensor, "e h w"], depth: Float[Tensor, "e h w"], parallax: Float[Tensor, "e h w"]
+) -> Float[Tensor, "e h w"]:
+    """What a network has ``seen``, brought onto triangulated ``depth`` by a scale for each pair and one curve for all.
+
+    The curve leads from the logarithm of depth over its frame's median to what is missing from it: straight lines
+    between points, each the median of as many pixels by their parallax, and beyond the outermost parallel to the line
+    that fits all points best. Pairs in which nothing was triangulated keep their scale.
+    """
+    measured = parallax > 0
+    checked, weight = measured.flatten(1).any(dim=1), parallax.flatten(1)
+    position = _over_median(seen).log()
+    for _ in range(CURVE_PASSES):
+        missing = (depth / seen).log()
+        scale = torch.where(checked, weighted_median(missing.flatten(1), weight), 0.0)[:, None, None]
+        curve = _curve(position, missing - scale, parallax, measured)
+        seen = seen * (scale + curve).exp()
+    return seen
+
+
+def _curve(
+    position: Float[Tensor, "e h w"],
+    missing: Float[Tensor, "e h w"],
+    parallax: Float[Tensor, "e h w"],
+    measured: Bool[Tensor, "e h w"],
+) -> Float[Tensor, "e h w"]:
+    """At every position, what is missing there by the measured pixels; 0 where too few are."""
+    position_there, order = position[measured].sort()
+    points = min(CURVE_POINTS, len(order) // PIXELS_PER_POINT)
+    if points == 0:
+        return torch.zeros_like(position)
+    kept = len(order) // points * points  # all but at most 15
+    nodes = position_there[:kept].reshape(points, -1).median(dim=1).values
+    values = weighted_median(*(x[measured][order][:kept].reshape(points, -1) for x in (missing, parallax)))
+    nodes, values = nodes.numpy(), values.numpy()
+    line = np.polynomial.Polynomial.fit(nodes, values, 1)
+    there = position.numpy()
+    return torch.from_numpy(line(there) + np.interp(there, nodes, values - line(nodes))).to(position)
+
+
+def _information(
+    seen: Float[Tensor, "e h w"],
+    confidence: Float[Tensor, "e h w"],
+    depth: Float[Tensor, "e h w"],
+    parallax: Float[Tensor, "e h w"],
+    edges: Int[Tensor, "e 2"],
+) -> Float[Tensor, "e h w"]:
+    """1 / deviation^2 of the logarithm of the depth that a network has ``seen``.
+
+    The relative deviation is ``s / (C z)``: its confidence C is inverse to the distance from the truth that it expects
+    (``confidence_loss``), z is depth over the frame's median, and s is such that half of all differences to what was
+    triangulated are larger. So a network to which a video is foreign has little say, and one that knows it much. Where
+    all of a frame's pairs together contradict it, by x deviations, its information is ``exp(-(x / 2)^2 / 2)`` of that:
+    a network blurs outlines, and takes what stands before a wall for the wall.
+    """
+    measured, geometry = parallax > 0, parallax.square()
+    difference = (seen / depth).log()
+    expected, scale = 1 / (confidence * _over_median(seen)), ALPHA
+    if measured.any():
+        scale = weighted_median((difference.abs() / expected)[measured], parallax[measured])
+    information = (scale * expected).clamp(min=BEST_DEVIATION) ** -2
+    of_frame = _frame_sums(geometry, edges).clamp(min=1e-6)
+    mean_difference = _frame_sums(geometry * difference, edges) / of_frame
+    contradiction = mean_difference.square() / (1 / of_frame + 1 / information)
+    return information * torch.exp(-contradiction / 8)
+
+
+def _frame_means(learned: PairPointmaps, values: Float[Tensor, "e h w"]) -> Float[Tensor, "e h w"]:
+    """Of each edge's first frame: the geometric mean over all edges that begin there."""
+    return (_frame_sums(values.log(), learned.edges) / _frame_sums(torch.ones_like(values), learned.edges)).exp()
+
+
+def _frame_sums(values: Float[Tensor, "e h w"], edges: Int[Tensor, "e 2"]) -> Float[Tensor, "e h w"]:
+    """Of each edge's first frame: the sum over all edges that begin there."""
+    n = edges[:, 0]
+    return values.new_zeros(int(n.max()) + 1, *values.shape[1:]).index_add(0, n, values)[n]
+
+
+def _over_median(depth: Float[Tensor, "e h w"]) -> Float[Tensor, "e h w"]:
+    depth = depth.clamp(min=1e-3)
+    return depth / depth.flatten(1).median(dim=1).values[:, None, None]
