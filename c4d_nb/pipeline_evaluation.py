@@ -1,7 +1,7 @@
 """How good whole reconstructions are: pose, depth, masks and flicker, clip by clip, with a network and without.
 
 ``python -m c4d_nb.pipeline_evaluation FOLDER ...`` reconstructs the clip archives of every folder and prints the scores
-of each with the mean of the folder and its standard error.
+of each with the folder's mean, its standard error, and the median.
 """
 
 import argparse
@@ -63,11 +63,11 @@ def evaluate(clip: Clip, network: DUSt3R | None, *, tracker: Tracker = track_by_
     return [found[name] for name in SCORES.values()]
 
 
-def mean_and_error(rows: Float[Tensor, "clips scores"]) -> tuple[list[float], list[float]]:
-    """Of each score: its mean over the clips that have it, and the standard error of that."""
+def summary(rows: Float[Tensor, "clips scores"]) -> tuple[list[float], list[float], list[float]]:
+    """Of each score, over the clips that have it: mean, its standard error, median."""
     columns = [column[column.isfinite()] for column in rows.T]
-    means = [column.mean().item() for column in columns]
-    return means, [column.std().item() / math.sqrt(len(column)) if len(column) > 1 else math.nan for column in columns]
+    errors = [column.std().item() / math.sqrt(len(column)) if len(column) > 1 else math.nan for column in columns]
+    return [column.mean().item() for column in columns], errors, [column.median().item() for column in columns]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,8 +100,10 @@ def _run(options: argparse.Namespace) -> None:
                 rows[name].append(evaluate(clip, network, tracker=tracker))
                 print(f"{path.stem:36}{name:12}" + "".join(f"{score:22.4g}" for score in rows[name][-1]), flush=True)
         for name, found in rows.items():
-            cells = zip(*mean_and_error(torch.tensor(found)), strict=True)
+            means, errors, medians = summary(torch.tensor(found))
+            cells = zip(means, errors, strict=True)
             print(f"{'mean':36}{name:12}" + "".join(f"{f'{mean:.4g} +- {error:.1g}':>22}" for mean, error in cells))
+            print(f"{'median':36}{name:12}" + "".join(f"{median:22.4g}" for median in medians))
 
 
 if __name__ == "__main__":

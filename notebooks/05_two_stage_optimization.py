@@ -597,11 +597,11 @@ assert abs(gap["ours"] - 0.1) < 0.02
 #
 # ## 8. A wrong focal length
 #
-# What if the lens is not what one thinks? Fix the focal length at half, three quarters, the truth, half as much again and twice:
+# What if the lens is not what one thinks? Flow's pairs again; fix the focal length at half, three quarters, the truth, half as much again and twice:
 
 # %%
 factors = (0.5, 0.75, 1.0, 1.5, 2.0)
-fixed = [solve(pairs, focal_px=factor * true_focal, iterations=150) for factor in factors]
+fixed = [solve(measured, focal_px=factor * true_focal, iterations=150) for factor in factors]
 panels = {
     "GA": {"GA": [float(of.losses["ga"][-1]) for of in fixed]},
     "ATE (% of the path)": {"ATE": [trajectory_errors(of.world_from_cam, true_path)["ate_percent"] for of in fixed]},

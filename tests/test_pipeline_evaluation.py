@@ -9,17 +9,18 @@ import torch
 from c4d_nb import load_clip
 from c4d_nb.clip import select_frames
 from c4d_nb.metrics import score_table
-from c4d_nb.pipeline_evaluation import SCORES, evaluate, main, mean_and_error
+from c4d_nb.pipeline_evaluation import SCORES, evaluate, main, summary
 from c4d_nb.reconstruct import reconstruct
 
 
-def test_mean_and_error_by_hand():
-    """Three clips: scores of 1, 2 and 3; one that a clip lacks; one that only one has; one that none has."""
+def test_summary_by_hand():
+    """Three clips: scores of 1, 2 and 6; one that a clip lacks; one that only one has; one that none has."""
     lacks, alone, none = [2.0, math.nan, 4.0], [math.inf, 5.0, math.nan], [math.nan] * 3
-    means, errors = mean_and_error(torch.tensor([[1.0, 2.0, 3.0], lacks, alone, none]).T)
-    assert means[:3] == [2.0, 3.0, 5.0]
-    assert errors[:2] == pytest.approx([1 / 3**0.5, 2**0.5 / 2**0.5])
-    assert all(map(math.isnan, (errors[2], means[3], errors[3])))
+    means, errors, medians = summary(torch.tensor([[1.0, 2.0, 6.0], lacks, alone, none]).T)
+    assert means[:3] == [3.0, 3.0, 5.0]
+    assert medians[:3] == [2.0, 2.0, 5.0]  # of two, torch takes the lower one
+    assert errors[:2] == pytest.approx([7**0.5 / 3**0.5, 1.0])
+    assert all(map(math.isnan, (errors[2], means[3], errors[3], medians[3])))
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,10 @@ def test_command_prints_every_clip_and_the_mean(clip, tmp_path, capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [line[:2] for line in lines] == [
         *(["a", "two_view"], ["a", "small"], ["b", "two_view"], ["b", "small"]),
-        *(["mean", "two_view"], ["mean", "small"]),
+        *(["mean", "two_view"], ["median", "two_view"], ["mean", "small"], ["median", "small"]),
     ]
-    assert lines[0][2:] == lines[2][2:] == lines[4][2::3]
-    assert lines[1][2:] == lines[3][2:] == lines[5][2::3]
+    assert lines[0][2:] == lines[2][2:] == lines[4][2::3] == lines[5][2:]
+    assert lines[1][2:] == lines[3][2:] == lines[6][2::3] == lines[7][2:]
     assert lines[0][2:] != lines[1][2:]
 
 

@@ -20,8 +20,9 @@ from c4d_nb.statistics import weighted_median
 
 CURVE_POINTS = 16
 """Of the curve that bends a network's depth, at most: each stands for as many triangulated pixels."""
-PIXELS_PER_POINT = 200
-"""At least: with fewer, the curve has fewer points."""
+SHARE_PER_POINT = 0.01
+"""Of all pixels, at least. What is triangulated in a clip without parallax is not much, and mostly what moves."""
+FEWEST_POINTS = 4
 CURVE_PASSES = 3
 BEST_DEVIATION = 0.01
 """Relative. No network's depth is believed to be better."""
@@ -84,8 +85,8 @@ def _curve(
 ) -> Float[Tensor, "e h w"]:
     """At every position, what is missing there by the measured pixels; 0 where too few are."""
     position_there, order = position[measured].sort()
-    points = min(CURVE_POINTS, len(order) // PIXELS_PER_POINT)
-    if points == 0:
+    points = min(CURVE_POINTS, int(len(order) / (SHARE_PER_POINT * position.numel())))
+    if points < FEWEST_POINTS:
         return torch.zeros_like(position)
     kept = len(order) // points * points  # all but at most 15
     nodes = position_there[:kept].reshape(points, -1).median(dim=1).values
