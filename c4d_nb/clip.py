@@ -256,6 +256,8 @@ def _collect(frames: Iterable[np.ndarray], fps: float, long_side: int | None, pa
                 f"{frame.shape[1]}x{frame.shape[0]} after {original[1]}x{original[0]}"
             )
         kept.append(shrink(frame, *target_size(*original, long_side)))
+    if original is None and start == 0:
+        raise InputError(f"path: expected frames, but none of {path} can be decoded")
     if original is None:
         raise InputError(f"start: expected one of the frames of {path}, but it ends before frame {start}")
     stacked = torch.from_numpy(np.stack(kept))

@@ -296,6 +296,15 @@ def test_truncated_video(video, tmp_path, share):
         load_clip(cut)
 
 
+def test_video_without_a_frame(video, monkeypatch):
+    """A decoder may open what is left of a file, and find nothing in it."""
+    monkeypatch.setattr("c4d_nb.clip.read_frames", lambda path: (iter(()), 24.0))
+    with pytest.raises(InputError, match=r"^path: expected frames"):
+        load_clip(video[0])
+    with pytest.raises(InputError, match=r"^start: expected"):
+        load_clip(video[0], start=3)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("start", -1), ("stride", 0), ("stride", -2), ("max_frames", 0), ("long_side", 3), ("long_side", 0)],
