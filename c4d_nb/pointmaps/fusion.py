@@ -8,7 +8,7 @@ frame. So what it sees is first bent back, by what was triangulated, and then we
 import numpy as np
 import roma
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from c4d_nb.camera import pose, transform
@@ -62,36 +62,29 @@ def _on_triangulated(
 ) -> Float[Tensor, "e h w"]:
     """What a network has ``seen``, brought onto triangulated ``depth`` by a scale for each pair and one curve for all.
 
-    The curve leads from the logarithm of depth over its frame's median to what is missing from it: straight lines
-    between points, each the median of as many pixels by their parallax, and beyond the outermost parallel to the line
-    that fits all points best. Pairs in which nothing was triangulated keep their scale.
+    The curve leads from the logarithm of depth over its frame's median to what is missing from it; its points are
+    medians, by parallax, of as many pixels each. Pairs in which nothing was triangulated keep their scale.
     """
     measured = parallax > 0
     checked, weight = measured.flatten(1).any(dim=1), parallax.flatten(1)
     position = _over_median(seen).log()
+    ranked, order = position[measured].sort()
+    points = min(CURVE_POINTS, int(len(order) / (SHARE_PER_POINT * position.numel())))
+    kept = len(order) // max(points, 1) * points  # all but at most 15
     for _ in range(CURVE_PASSES):
         missing = (depth / seen).log()
         scale = torch.where(checked, weighted_median(missing.flatten(1), weight), 0.0)[:, None, None]
-        curve = _curve(position, missing - scale, parallax, measured)
+        curve = 0.0
+        if points >= FEWEST_POINTS:
+            bins = (x[measured][order[:kept]].reshape(points, -1) for x in (missing - scale, parallax))
+            nodes = ranked[:kept].reshape(points, -1).median(dim=1).values
+            curve = _curve(nodes.numpy(), weighted_median(*bins).numpy(), position)
         seen = seen * (scale + curve).exp()
     return seen
 
 
-def _curve(
-    position: Float[Tensor, "e h w"],
-    missing: Float[Tensor, "e h w"],
-    parallax: Float[Tensor, "e h w"],
-    measured: Bool[Tensor, "e h w"],
-) -> Float[Tensor, "e h w"]:
-    """At every position, what is missing there by the measured pixels; 0 where too few are."""
-    position_there, order = position[measured].sort()
-    points = min(CURVE_POINTS, int(len(order) / (SHARE_PER_POINT * position.numel())))
-    if points < FEWEST_POINTS:
-        return torch.zeros_like(position)
-    kept = len(order) // points * points  # all but at most 15
-    nodes = position_there[:kept].reshape(points, -1).median(dim=1).values
-    values = weighted_median(*(x[measured][order][:kept].reshape(points, -1) for x in (missing, parallax)))
-    nodes, values = nodes.numpy(), values.numpy()
+def _curve(nodes: np.ndarray, values: np.ndarray, position: Float[Tensor, "e h w"]) -> Float[Tensor, "e h w"]:
+    """Straight from node to node, and beyond the outermost parallel to the line that fits all nodes best."""
     line = np.polynomial.Polynomial.fit(nodes, values, 1)
     there = position.numpy()
     return torch.from_numpy(line(there) + np.interp(there, nodes, values - line(nodes))).to(position)
