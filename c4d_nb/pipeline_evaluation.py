@@ -92,18 +92,18 @@ def _run(options: argparse.Namespace) -> None:
     networks = {name: load_network(name) for name in options.pointmaps}
     paths = {folder: clip_paths(folder) for folder in options.folders}
     for folder, archives in paths.items():
-        print(f"{folder.name:36}{'':12}" + "".join(f"{name:>22}" for name in SCORES))
+        print(f"{folder.name:40}{'':12}" + "".join(f"{name:>22}" for name in SCORES))
         rows: dict[str, list[list[float]]] = {name: [] for name in networks}
         for path in tqdm(archives, desc=folder.name, unit="clip"):
             clip = load_clip(path)
             for name, network in networks.items():
                 rows[name].append(evaluate(clip, network, tracker=tracker))
-                print(f"{path.stem:36}{name:12}" + "".join(f"{score:22.4g}" for score in rows[name][-1]), flush=True)
+                print(f"{path.stem:40}{name:12}" + "".join(f"{score:22.4g}" for score in rows[name][-1]), flush=True)
         for name, found in rows.items():
             means, errors, medians = summary(torch.tensor(found))
             cells = zip(means, errors, strict=True)
-            print(f"{'mean':36}{name:12}" + "".join(f"{f'{mean:.4g} +- {error:.1g}':>22}" for mean, error in cells))
-            print(f"{'median':36}{name:12}" + "".join(f"{median:22.4g}" for median in medians))
+            print(f"{'mean':40}{name:12}" + "".join(f"{f'{mean:.4g} +- {error:.1g}':>22}" for mean, error in cells))
+            print(f"{'median':40}{name:12}" + "".join(f"{median:22.4g}" for median in medians))
 
 
 if __name__ == "__main__":

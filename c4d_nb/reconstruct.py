@@ -77,11 +77,11 @@ def reconstruct(
 ) -> Reconstruction:
     """Camera, depth, motion masks and tracks of a clip. Every step shows its progress.
 
-    Without a ``network`` nothing is learned: depth comes from triangulation alone. A pointmap network tells the depth
-    of what is not triangulated: of all, in a clip without parallax. Movers are set on the ground below them, or with a
-    network half way to there. ``masks`` of what moves, of any source, replace those that are made here, or are joined
-    with them (``own_masks``). ``tracker`` follows the queries: here a chain of flow; any function from frames and
-    queries to tracks will do.
+    Without a ``network`` nothing is learned: depth comes from triangulation alone. What a pointmap network sees is a
+    second measurement of it, and in a clip without parallax the only one; one that knows nothing of what is
+    triangulated is left out. Movers are set on the ground below them, or with a network half way to there. ``masks`` of
+    what moves, of any source, replace those that are made here, or are joined with them (``own_masks``). ``tracker``
+    follows the queries: here a chain of flow; any function from frames and queries to tracks will do.
 
     Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that
     moves. A camera that only turns, or stands still before a moving object, gives poses and masks, but its depth is a
@@ -140,7 +140,11 @@ def reconstruct(
     # Without any parallax, flat pairs give the cameras exactly; relief that is guessed would move them.
     flat = not with_parallax.any() and (network is None or config.triangulate)
     if network is not None and not flat:
-        pairs = fused_with_network(pairs, learned) if config.triangulate else learned
+        fused = fused_with_network(pairs, learned) if config.triangulate else learned
+        if fused is pairs:
+            _log.info("network: it knows nothing of what is triangulated, and is left out")
+            network = None
+        pairs = fused
 
     _log.info("stage 1: depth, poses and intrinsics by GA, CMA and CTS")
     weights = config.align

@@ -202,6 +202,18 @@ def random_network() -> DUSt3R:
     return DUSt3R(DUSt3RConfig("linear", **sizes)).eval()
 
 
+def test_the_small_network_makes_cameras_and_depth_more_exact(yard, scores):
+    with_it = score_table(reconstruct(yard, network=DUSt3R.from_checkpoint("small")), yard.truth)
+    assert with_it["ATE (% of path)"] < 0.5 * scores["ATE (% of path)"]
+    assert with_it["depth AbsRel"] < 0.95 * scores["depth AbsRel"]
+
+
+def test_a_network_that_knows_nothing_changes_nothing(yard, result):
+    without = reconstruct(yard, network=random_network())
+    for name in ("depth", "world_from_cam", "intrinsics", "confidence"):
+        assert torch.equal(getattr(without, name), getattr(result, name)), name
+
+
 def test_without_parallax_a_network_changes_depth_alone(small_clip, small_result):
     """This clip has none: the cameras are those of pairs that only turn, whatever the network says."""
     result = reconstruct(small_clip, SHORT, network=random_network())

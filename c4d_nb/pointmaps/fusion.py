@@ -26,6 +26,9 @@ FEWEST_POINTS = 4
 CURVE_PASSES = 3
 BEST_DEVIATION = 0.01
 """Relative. No network's depth is believed to be better."""
+KNOWS_NOTHING = 0.8
+"""Difference to triangulated depth, over that of constant depth, above which a network is not asked at all: ours has
+0.05 to 0.45 in rooms like those it learned from, 0.5 to 0.7 in a few real videos; one that was not trained has 1."""
 
 
 def fused_with_network(pairs: PairPointmaps, learned: PairPointmaps) -> PairPointmaps:
@@ -39,11 +42,15 @@ def fused_with_network(pairs: PairPointmaps, learned: PairPointmaps) -> PairPoin
     Rays and relative poses stay those of ``pairs``. A pair in which nothing was triangulated knows its frame's depth,
     but not where the other camera stands: its second member has the confidence of a guess. Both must have the same
     edges, both directions of every pair.
+
+    What comes back is ``pairs`` itself where enough is triangulated to judge a network, and it knows nothing.
     """
     back = reverse_edges(pairs.edges)
     depth = pairs.xyz_1[..., 2]
     parallax = torch.where(pairs.conf_1 > FLAT_CONFIDENCE, pairs.conf_1 - 1, 0.0)
     seen = _on_triangulated(_frame_means(learned, _over_median(learned.xyz_1[..., 2])), depth, parallax)
+    if _curve_points(parallax) and _unexplained(seen, depth, parallax) > KNOWS_NOTHING:
+        return pairs
     seen = seen.clamp(1 / MAX_DEPTH, MAX_DEPTH)
     information = _information(seen, _frame_means(learned, learned.conf_1), depth, parallax, pairs.edges)
     total = (parallax.square() + information).clamp(min=(FLAT_CONFIDENCE - 1) ** 2)
@@ -69,18 +76,38 @@ def _on_triangulated(
     checked, weight = measured.flatten(1).any(dim=1), parallax.flatten(1)
     position = _over_median(seen).log()
     ranked, order = position[measured].sort()
-    points = min(CURVE_POINTS, int(len(order) / (SHARE_PER_POINT * position.numel())))
+    points = _curve_points(parallax)
     kept = len(order) // max(points, 1) * points  # all but at most 15
     for _ in range(CURVE_PASSES):
         missing = (depth / seen).log()
         scale = torch.where(checked, weighted_median(missing.flatten(1), weight), 0.0)[:, None, None]
         curve = 0.0
-        if points >= FEWEST_POINTS:
+        if points:
             bins = (x[measured][order[:kept]].reshape(points, -1) for x in (missing - scale, parallax))
             nodes = ranked[:kept].reshape(points, -1).median(dim=1).values
             curve = _curve(nodes.numpy(), weighted_median(*bins).numpy(), position)
         seen = seen * (scale + curve).exp()
     return seen
+
+
+def _curve_points(parallax: Float[Tensor, "e h w"]) -> int:
+    """How many points a curve may have: 0 where too little is triangulated for one."""
+    points = min(CURVE_POINTS, int((parallax > 0).sum() / (SHARE_PER_POINT * parallax.numel())))
+    return points if points >= FEWEST_POINTS else 0
+
+
+def _unexplained(
+    seen: Float[Tensor, "e h w"], depth: Float[Tensor, "e h w"], parallax: Float[Tensor, "e h w"]
+) -> float:
+    """The median difference of what is ``seen`` to triangulated ``depth``, over that of one depth for each pair."""
+    measured = parallax > 0
+    typical = weighted_median(depth.flatten(1), parallax.flatten(1))[:, None, None]
+    seen_by_both = (
+        weighted_median((depth / guess).log().abs()[measured], parallax[measured])
+        for guess in (seen, typical.expand_as(depth))
+    )
+    network, constant = (float(difference) for difference in seen_by_both)
+    return network / max(constant, BEST_DEVIATION)
 
 
 def _curve(nodes: np.ndarray, values: np.ndarray, position: Float[Tensor, "e h w"]) -> Float[Tensor, "e h w"]:
