@@ -246,3 +246,8 @@ def test_a_few_pixels_give_a_scale(half_seen, learned, pixels):
     assert torch.isfinite(fused.xyz_2).all()
     ratio = fused.xyz_1[0, ..., 2] / learned.xyz_1[0, ..., 2]
     assert (ratio / ratio.median() - 1).abs().quantile(0.9) < 0.05
+
+
+def test_a_network_that_sees_one_distance_is_left_out(half_seen, learned):
+    depth = learned.xyz_1[..., 2]
+    assert fused_with_network(half_seen, with_depth(learned, 2 / depth)) is half_seen

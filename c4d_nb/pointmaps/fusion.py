@@ -111,7 +111,10 @@ def _unexplained(
 
 
 def _curve(nodes: np.ndarray, values: np.ndarray, position: Float[Tensor, "e h w"]) -> Float[Tensor, "e h w"]:
-    """Straight from node to node, and beyond the outermost parallel to the line that fits all nodes best."""
+    """Straight from node to node, and beyond the outermost parallel to the line that fits all nodes best; none, 0
+    everywhere, where all nodes are one."""
+    if nodes[0] == nodes[-1]:
+        return torch.zeros_like(position)
     line = np.polynomial.Polynomial.fit(nodes, values, 1)
     there = position.numpy()
     return torch.from_numpy(line(there) + np.interp(there, nodes, values - line(nodes))).to(position)
