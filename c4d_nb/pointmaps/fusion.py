@@ -48,11 +48,11 @@ def fused_with_network(pairs: PairPointmaps, learned: PairPointmaps) -> PairPoin
     back = reverse_edges(pairs.edges)
     depth = pairs.xyz_1[..., 2]
     parallax = torch.where(pairs.conf_1 > FLAT_CONFIDENCE, pairs.conf_1 - 1, 0.0)
-    seen = _on_triangulated(_frame_means(learned, _over_median(learned.xyz_1[..., 2])), depth, parallax)
+    seen = _on_triangulated(_frame_means(_over_median(learned.xyz_1[..., 2]), pairs.edges), depth, parallax)
     if _curve_points(parallax) and _unexplained(seen, depth, parallax) > KNOWS_NOTHING:
         return pairs
     seen = seen.clamp(1 / MAX_DEPTH, MAX_DEPTH)
-    information = _information(seen, _frame_means(learned, learned.conf_1), depth, parallax, pairs.edges)
+    information = _information(seen, _frame_means(learned.conf_1, pairs.edges), depth, parallax, pairs.edges)
     total = (parallax.square() + information).clamp(min=(FLAT_CONFIDENCE - 1) ** 2)
     factor = ((seen / depth).log() * information / total).exp()
 
@@ -75,17 +75,19 @@ def _on_triangulated(
     measured = parallax > 0
     checked, weight = measured.flatten(1).any(dim=1), parallax.flatten(1)
     position = _over_median(seen).log()
-    ranked, order = position[measured].sort()
     points = _curve_points(parallax)
-    kept = len(order) // max(points, 1) * points  # all but at most 15
+    if points:
+        ranked, order = position[measured].sort()
+        kept = len(order) // points * points  # all but at most 15
+        nodes, in_bins = (x[:kept].reshape(points, -1) for x in (ranked, order))
+        nodes, weight_in_bins = nodes.median(dim=1).values, parallax[measured][in_bins]
     for _ in range(CURVE_PASSES):
         missing = (depth / seen).log()
         scale = torch.where(checked, weighted_median(missing.flatten(1), weight), 0.0)[:, None, None]
         curve = 0.0
         if points:
-            bins = (x[measured][order[:kept]].reshape(points, -1) for x in (missing - scale, parallax))
-            nodes = ranked[:kept].reshape(points, -1).median(dim=1).values
-            curve = _curve(nodes.numpy(), weighted_median(*bins).numpy(), position)
+            values = weighted_median((missing - scale)[measured][in_bins], weight_in_bins)
+            curve = _curve(nodes.numpy(), values.numpy(), position)
         seen = seen * (scale + curve).exp()
     return seen
 
@@ -147,9 +149,9 @@ def _information(
     return information * torch.exp(-contradiction / 8)
 
 
-def _frame_means(learned: PairPointmaps, values: Float[Tensor, "e h w"]) -> Float[Tensor, "e h w"]:
+def _frame_means(values: Float[Tensor, "e h w"], edges: Int[Tensor, "e 2"]) -> Float[Tensor, "e h w"]:
     """Of each edge's first frame: the geometric mean over all edges that begin there."""
-    return (_frame_sums(values.log(), learned.edges) / _frame_sums(torch.ones_like(values), learned.edges)).exp()
+    return (_frame_sums(values.log(), edges) / _frame_sums(torch.ones_like(values), edges)).exp()
 
 
 def _frame_sums(values: Float[Tensor, "e h w"], edges: Int[Tensor, "e 2"]) -> Float[Tensor, "e h w"]:
