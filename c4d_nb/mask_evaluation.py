@@ -31,6 +31,7 @@ from c4d_nb.datasets import read_davis
 from c4d_nb.ego_flow import ego_flow_masks, pair_ego_flows
 from c4d_nb.errors import InputError
 from c4d_nb.metrics import motion_iou
+from c4d_nb.mobility import mask_at
 from c4d_nb.motion_mask import RobustConfig, epipolar_motion_masks
 from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.pointmaps.grid import PixelGrid
@@ -140,10 +141,7 @@ def all_static(t: int, height: int, width: int) -> Tracks:
 
 def with_true_mobility(tracks: Tracks, motion_mask: Bool[Tensor, "t h w"]) -> Tracks:
     """The same tracks, each dynamic in the frames in which it lies on what truly is."""
-    height, width = motion_mask.shape[1:]
-    column, row = tracks.uv.round().long().unbind(-1)
-    frame = torch.arange(len(motion_mask))[:, None]
-    return replace(tracks, mobility=motion_mask[frame, row.clamp(0, height - 1), column.clamp(0, width - 1)].float())
+    return replace(tracks, mobility=mask_at(motion_mask, tracks.uv).float())
 
 
 METHODS: dict[str, Method] = {

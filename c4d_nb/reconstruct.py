@@ -15,6 +15,7 @@ from c4d_nb.correspondence.flow import estimate_flows
 from c4d_nb.correspondence.queries import clip_queries
 from c4d_nb.correspondence.tracking import Tracker, track_by_flow
 from c4d_nb.errors import InputError
+from c4d_nb.mobility import judged_by_masks
 from c4d_nb.motion_mask import epipolar_motion_masks
 from c4d_nb.pointmaps.densify import densify_depth
 from c4d_nb.pointmaps.dust3r import DUSt3R
@@ -119,6 +120,7 @@ def reconstruct(
             threshold=config.mask_threshold,
             max_age=config.query_every,
         )
+    tracks = judged_by_masks(tracks, motion_mask)
     static = valid & ~motion_mask[edges[:, 0]]
 
     _log.info("pair pointmaps: relative pose and triangulation")

@@ -17,7 +17,7 @@ from c4d_nb.correspondence.dynpt import DynPT, DynPTConfig, TrackState
 from c4d_nb.correspondence.evaluation import SCORES, clip_scores, main, score_table
 from c4d_nb.correspondence.queries import Queries, check_queries, clip_queries
 from c4d_nb.correspondence.toy import sliding_clip
-from c4d_nb.correspondence.tracking import chain_flow, track, window_spans
+from c4d_nb.correspondence.tracking import Tracker, chain_flow, track, window_spans
 from c4d_nb.correspondence.weights import save_dynpt
 from c4d_nb.errors import InputError
 from c4d_nb.kubric.generate import EXIT_BAD_INPUT, EXIT_INTERRUPTED
@@ -413,30 +413,52 @@ def static(frames: Tensor, queries: Queries) -> Tracks:
     return replace(truth, mobility=torch.zeros_like(truth.mobility))
 
 
+def scores_of(clip: Clip, tracker: Tracker) -> dict[str, float]:
+    """Beside masks in which nothing moves."""
+    return clip_scores(clip, tracker, torch.zeros(clip.frames.shape[:3], dtype=torch.bool))
+
+
 def test_scores_of_a_perfect_tracker():
     clip = with_tracks(clip_of(9))
-    scores = clip_scores(clip, perfect)
+    scores = scores_of(clip, perfect)
     assert tuple(scores) == SCORES
     assert {name: scores[name] for name in SCORES if name != "always_static"} == pytest.approx(
-        dict.fromkeys(("d_acc", "balanced", "f1", "aj", "delta_avg", "oa"), 100)
+        dict.fromkeys(("d_acc", "d_acc+masks", "balanced", "f1", "aj", "delta_avg", "oa"), 100)
     )
     assert 0 < scores["always_static"] < 100
 
 
 def test_trackers_are_asked_for_the_clips_own_points():
     clip, asked = with_tracks(clip_of(9)), []
-    clip_scores(clip, lambda frames, queries: (asked.append(queries), clip.truth.tracks)[1])
+    scores_of(clip, lambda frames, queries: (asked.append(queries), clip.truth.tracks)[1])
     (queries,), truth = asked, clip.truth.tracks
     assert torch.equal(queries.frame, truth.query_frame)
     assert torch.equal(queries.uv, truth.uv[truth.query_frame, torch.arange(8)])
 
 
 def test_calling_all_static_is_the_base_line():
-    scores = clip_scores(with_tracks(clip_of(9)), static)
+    scores = scores_of(with_tracks(clip_of(9)), static)
     assert scores["d_acc"] == scores["always_static"]
     assert scores["balanced"] == pytest.approx(50)
     assert scores["f1"] == 0
     assert scores["aj"] == pytest.approx(100)
+
+
+def test_second_look_is_scored_beside_the_first():
+    """Points that lie where the mask is in half of all frames; a tracker that knows nothing calls none of them
+    dynamic."""
+    clip = with_tracks(clip_of(9))
+    truth = clip.truth.tracks
+    still = truth.uv[:1].expand_as(truth.uv)
+    found = replace(
+        truth, uv=still, visible=torch.ones_like(truth.visible), mobility=torch.full_like(truth.mobility, 0.5)
+    )
+    mask = torch.zeros(clip.frames.shape[:3], dtype=torch.bool)
+    column, row = still[0, truth.mobility[0] > 0.5].round().long().unbind(-1)
+    mask[::2, row, column] = True
+    scores = clip_scores(clip, lambda frames, queries: found, mask)
+    assert scores["d_acc"] == scores["always_static"]
+    assert scores["d_acc+masks"] == pytest.approx(100)
 
 
 def test_mobility_counts_from_the_query_on():
@@ -451,7 +473,7 @@ def test_mobility_counts_from_the_query_on():
             visible=truth.visible ^ before,
         )
 
-    scores = clip_scores(with_tracks(clip_of(9)), wrong_before)
+    scores = scores_of(with_tracks(clip_of(9)), wrong_before)
     assert scores["d_acc"] == pytest.approx(100)
     assert scores["oa"] < 90
 
@@ -463,8 +485,8 @@ def test_positions_are_measured_at_256_px():
         return lambda frames, queries: replace(clip.truth.tracks, uv=clip.truth.tracks.uv + torch.tensor([px, 0.0]))
 
     clip = with_tracks(clip_of(9))
-    assert clip_scores(clip, off(3.0))["delta_avg"] == 0
-    assert clip_scores(clip, off(0.15))["delta_avg"] == pytest.approx(80)  # 1.2 px
+    assert scores_of(clip, off(3.0))["delta_avg"] == 0
+    assert scores_of(clip, off(0.15))["delta_avg"] == pytest.approx(80)  # 1.2 px
 
 
 @pytest.fixture(scope="module")
@@ -480,7 +502,7 @@ def test_table_has_means_by_split(folder):
     table = score_table(folder, {"perfect": perfect, "static": static})
     assert list(table) == ["movi_e", "panning_movi_e"]
     assert all(list(rows) == ["perfect", "static"] for rows in table.values())
-    single = [clip_scores(Clip.load(path), static) for path in sorted(folder.glob("movi_e-*.npz"))]
+    single = [scores_of(Clip.load(path), static) for path in sorted(folder.glob("movi_e-*.npz"))]
     assert len(single) == 2
     for name in SCORES:
         assert table["movi_e"]["static"][name] == pytest.approx((single[0][name] + single[1][name]) / 2)
@@ -495,7 +517,7 @@ def test_table_leaves_out_what_has_no_case(tmp_path):
     replace(clip, truth=Truth(tracks=still)).save(tmp_path / "a-1.npz")
     row = score_table(tmp_path, {"static": static})["a"]["static"]
     assert row["balanced"] == pytest.approx(50)
-    assert row["d_acc"] == row["always_static"] == pytest.approx((clip_scores(clip, static)["d_acc"] + 100) / 2)
+    assert row["d_acc"] == row["always_static"] == pytest.approx((scores_of(clip, static)["d_acc"] + 100) / 2)
 
 
 # The command

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from c4d_nb.correspondence.queries import Queries
-from c4d_nb.correspondence.tracking import epipolar_mobility, track_by_flow
+from c4d_nb.correspondence.tracking import track_by_flow
+from c4d_nb.mobility import DYNAMIC_SHARE, epipolar_mobility
 
 MEDIAN_ERROR_PX = 0.45
 """Of visible points within 8 frames of their query, a bound."""
@@ -98,16 +99,16 @@ def test_mobility_of_exact_tracks(yard):
     assert (mobility[dynamic] > mobility[~dynamic].max()).float().mean() > 0.9
 
 
-def test_mobility_without_evidence_is_zero():
+def test_mobility_without_evidence_is_the_share_of_what_moves():
     uv = torch.zeros(6, 10, 2)
     mobility = epipolar_mobility(uv, torch.ones(6, 10, dtype=torch.bool), tolerance_px=0.6, horizons=(4,))
-    assert (mobility == 0).all()
+    assert (mobility == DYNAMIC_SHARE).all()
 
 
-def test_clip_shorter_than_the_horizon_has_no_mobility(yard):
+def test_clip_shorter_than_the_horizon_says_nothing_of_mobility(yard):
     uv = torch.rand(30, 2, generator=torch.Generator().manual_seed(0)) * 100
     short = track_by_flow(yard.frames[:3], Queries(uv, torch.zeros(30, dtype=torch.long)))
-    assert (short.mobility == 0).all()
+    assert (short.mobility == DYNAMIC_SHARE).all()
 
 
 def test_texture_that_moves_is_followed(generator):

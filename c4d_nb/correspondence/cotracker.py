@@ -13,8 +13,9 @@ from torch import Tensor
 
 from c4d_nb.clip import Tracks
 from c4d_nb.correspondence.queries import Queries
-from c4d_nb.correspondence.tracking import Tracker, epipolar_mobility
+from c4d_nb.correspondence.tracking import Tracker
 from c4d_nb.errors import InputError
+from c4d_nb.mobility import epipolar_mobility
 
 HUB = "facebookresearch/co-tracker", "cotracker3_offline"
 POINTS_AT_ONCE = 1024

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from c4d_nb.clip import Clip, Tracks
@@ -22,14 +21,12 @@ from c4d_nb.correspondence.local_correlation import FeaturePyramid
 from c4d_nb.correspondence.losses import NEAR_PX
 from c4d_nb.correspondence.queries import Queries, check_queries, clip_queries
 from c4d_nb.errors import InputError
-from c4d_nb.motion_mask import StaticMatches, camera_residuals
+from c4d_nb.mobility import DYNAMIC_SHARE, epipolar_mobility
 from c4d_nb.pointmaps.inference import network_images
 from c4d_nb.resize import Resize, shrink, target_size
 
 Tracker = Callable[[UInt8[Tensor, "t h w 3"], Queries], Tracks]
 """What ``reconstruct`` asks of any tracker: the queries, in their order, followed through the frames."""
-DYNAMIC_SHARE = 1 / 3
-"""Of the points of a clip: in mini-Kubric's training clips, of either split, it is 0.33 to 0.34."""
 PAIRS_AT_ONCE = 32
 """Whose flow is in memory."""
 POINTS_AT_ONCE = 2048
@@ -228,32 +225,6 @@ def chain_flow(
         for (n, m), flow, valid in _neighbor_flows(frames, block):
             _step(uv, visible, n, m, queries.frame >= n, flow, valid)
     return uv, visible
-
-
-def epipolar_mobility(
-    uv: Float[Tensor, "t n 2"], visible: Bool[Tensor, "t n"], *, tolerance_px: float, horizons: tuple[int, ...]
-) -> Float[Tensor, "t n"]:
-    """Mobility without a network: 1/2 where a track's motion is ``tolerance_px`` from what the camera allows.
-
-    For each horizon and frame, F of all tracks seen in both frames by a robust estimator (the majority is taken to be
-    static, which a learned tracker need not assume), and each track's residual r. A track's mobility is r^2 / (r^2 +
-    tolerance^2) for the upper quartile of its residuals: one number a track, as Kubric's label is, in all its frames.
-    """
-    t, n = visible.shape
-    pairs = [(i, i + horizon) for horizon in horizons for i in range(0, t - horizon, max(1, horizon // 2))]
-    both = [visible[i] & visible[k] for i, k in pairs]
-    residuals = [torch.full((n,), torch.nan)]
-    for begin in tqdm(range(0, len(pairs), PAIRS_AT_ONCE), desc="mobility", leave=False):
-        seen = both[begin : begin + PAIRS_AT_ONCE]
-        ends = zip(*pairs[begin : begin + PAIRS_AT_ONCE], strict=True)
-        uv_1, uv_2 = (pad_sequence([uv[i, own] for i, own in zip(end, seen, strict=True)], True) for end in ends)
-        matches = StaticMatches(uv_1, uv_2, torch.stack([own.sum() for own in seen]))
-        for own, errors in zip(seen, camera_residuals(matches, uv_1, uv_2, tolerance_px=tolerance_px), strict=True):
-            row = torch.full((n,), torch.nan)
-            row[own] = errors[: int(own.sum())]
-            residuals.append(row)
-    typical = torch.stack(residuals).nanquantile(0.75, dim=0).nan_to_num(0.0)
-    return (typical**2 / (typical**2 + tolerance_px**2)).expand(t, n).clone()
 
 
 def _neighbor_flows(frames: Tensor, pairs: Int[Tensor, "e 2"]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
