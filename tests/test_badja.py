@@ -1,6 +1,7 @@
 """Scores on real video: by hand, and on the real annotations where they are."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -99,9 +100,19 @@ def test_real_annotations(reference_data):
         return Tracks(uv, ones.bool(), ones, inside.float(), queries.frame)
 
     clip = Clip(load_clip(folder / "davis" / "JPEGImages" / "480p" / "camel").frames, 24.0)
-    assert animal_scores(clip, masks, found, perfect) == dict.fromkeys(
-        ("joints found", "dynamic inside", "static outside", "inside dynamic"), 100.0
-    )
+    names = ("joints found", "dynamic inside", "static outside", "inside dynamic")
+    scores = animal_scores(clip, masks, found, perfect, motion_mask=masks)
+    assert scores == dict.fromkeys(("alone", "masks too"), dict.fromkeys(names, 100.0))
+
+    def unsure(frames, queries):
+        """Calls all static, but does not mean it."""
+        tracks = perfect(frames, queries)
+        return replace(tracks, mobility=torch.full_like(tracks.mobility, 0.4))
+
+    scores = animal_scores(clip, masks, found, unsure, motion_mask=masks)
+    assert scores["alone"]["inside dynamic"] == 0
+    assert scores["masks too"]["inside dynamic"] > 60
+    assert scores["masks too"]["dynamic inside"] > 60
 
 
 def test_command_refuses_absent_videos(tmp_path, caplog):

@@ -1,7 +1,8 @@
 """Trackers on real video: BADJA's hand-annotated joints of animals, and whether what moves is inside DAVIS' masks.
 
 ``python -m c4d_nb.correspondence.badja camel dog --davis DAVIS --annotations BADJA/joint_annotations``. DAVIS 2016
-is at https://davischallenge.org, BADJA (Biggs et al., ACCV 2018) at https://github.com/benjiebob/BADJA.
+is at https://davischallenge.org, BADJA (Biggs et al., ACCV 2018) at https://github.com/benjiebob/BADJA. The second look
+at mobility is with the pipeline's motion masks, made of flow and the flow-chained grid queries (``mobility``).
 """
 
 import argparse
@@ -21,6 +22,8 @@ from c4d_nb.correspondence.queries import Queries, clip_queries
 from c4d_nb.correspondence.tracking import Tracker, dynpt_tracker, track_by_flow
 from c4d_nb.datasets.davis import read_davis
 from c4d_nb.errors import InputError
+from c4d_nb.mask_evaluation import correspondences, robust
+from c4d_nb.mobility import judged_by_masks
 
 ANNOTATED = (1080, 1920)
 """Height and width of the frames that BADJA's joints were marked in."""
@@ -86,12 +89,24 @@ def shares_by_mask(tracks: Tracks, masks: Bool[Tensor, "t h w"]) -> dict[str, fl
     }
 
 
-def animal_scores(clip: Clip, masks: Bool[Tensor, "t h w"], joints: Joints, tracker: Tracker) -> dict[str, float]:
-    """All scores of one sequence, in %. Mobility is that of grid queries in every thirtieth frame."""
+def animal_scores(
+    clip: Clip,
+    masks: Bool[Tensor, "t h w"],
+    joints: Joints,
+    tracker: Tracker,
+    *,
+    motion_mask: Bool[Tensor, "t h w"],
+) -> dict[str, dict[str, float]]:
+    """All scores of one sequence, in %, against the true ``masks``: of the tracker alone, and after a second look with
+    a ``motion_mask`` that was made at hand. Mobility is that of grid queries in every thirtieth frame."""
     found = share_found(tracker(clip.frames, joint_queries(joints)), joints, masks)
     grid = clip_queries(clip.frames, every=QUERY_EVERY, cell=QUERY_CELL, generator=torch.Generator().manual_seed(0))
-    scores = {"joints found": found} | shares_by_mask(tracker(clip.frames, grid), masks)
-    return {name: 100 * value for name, value in scores.items()}
+    alone = tracker(clip.frames, grid)
+    scores = {}
+    for judge, tracks in {"alone": alone, "masks too": judged_by_masks(alone, motion_mask)}.items():
+        shares = {"joints found": found} | shares_by_mask(tracks, masks)
+        scores[judge] = {name: 100 * value for name, value in shares.items()}
+    return scores
 
 
 def _share(of: Bool[Tensor, "n"]) -> float:
@@ -117,9 +132,12 @@ def _run(options: argparse.Namespace) -> None:
     for name in options.sequences:
         clip = read_davis(options.davis, name, long_side=options.long_side)
         joints = read_joints(options.annotations / f"{name}.json", clip.size)
+        motion_mask = robust(correspondences(clip))
         for tracker, run in (trackers | {"flow-chained": track_by_flow}).items():
-            scores = animal_scores(clip, clip.truth.motion_mask, joints, run)
-            print(f"{name:12} {tracker:16}" + "".join(f"{key:>18}{value:6.1f}" for key, value in scores.items()))
+            judged = animal_scores(clip, clip.truth.motion_mask, joints, run, motion_mask=motion_mask)
+            for judge, scores in judged.items():
+                row = "".join(f"{key:>18}{value:6.1f}" for key, value in scores.items())
+                print(f"{name:12} {tracker:16} {judge:10}{row}")
 
 
 if __name__ == "__main__":

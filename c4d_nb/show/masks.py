@@ -19,7 +19,7 @@ from c4d_nb.failure_zoo import Specimen
 from c4d_nb.metrics import motion_iou
 from c4d_nb.motion_mask import fundamental_matrix, static_matches
 from c4d_nb.show.colors import flow_image
-from c4d_nb.show.figures import DYNAMIC_COLOR, STATIC_COLOR
+from c4d_nb.show.figures import DYNAMIC_COLOR, STATIC_COLOR, mask_overlay, show_tracks
 
 HIT, FALSE_ALARM, MISSED = DYNAMIC_COLOR, "#2563eb", "#facc15"
 """Dynamic in truth and in the mask, in the mask only, in truth only."""
@@ -197,6 +197,31 @@ def methods_figure(
     for ax, index in zip(axes[0], chosen, strict=True):
         ax.set_title(f"frame {index}", fontsize=10)
     _legend(axes[0, 0])
+    return figure
+
+
+def second_look_figure(
+    clip: Clip,
+    judged: Mapping[str, Tracks],
+    motion_mask: Bool[Tensor, "t h w"],
+    dynamic: Bool[Tensor, "n"],
+    chosen: Sequence[int],
+) -> Figure:
+    """The same tracks judged in several ways, a row each, in the chosen frames over the mask; circled are those that
+    are not what they truly are (``dynamic`` or not)."""
+    height, width = clip.size
+    figure = Figure(figsize=(3.2 * len(chosen), 3.2 * len(judged) * height / width), layout="constrained")
+    axes = figure.subplots(len(judged), len(chosen), squeeze=False)
+    for row, (name, tracks) in zip(axes, judged.items(), strict=True):
+        wrong = (tracks.mobility[0] >= 0.5) != dynamic
+        for ax, index in zip(row, chosen, strict=True):
+            show_tracks(ax, mask_overlay(clip.frames[index], motion_mask[index]), tracks, index, tail=0)
+            at = tracks.uv[index, wrong & tracks.visible[index]]
+            ax.scatter(*at.T.numpy(), s=30, facecolors="none", edgecolors="black", linewidths=0.8)
+            ax.set(xticks=[], yticks=[])
+        row[0].set_ylabel(f"{name}\n{int(wrong.sum())} of {len(wrong)} wrong", fontsize=10)
+    for ax, index in zip(axes[0], chosen, strict=True):
+        ax.set_title(f"frame {index}", fontsize=10)
     return figure
 
 
