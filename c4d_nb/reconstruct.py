@@ -82,7 +82,8 @@ def reconstruct(
     second measurement of it, and in a clip without parallax the only one; one that knows nothing of what is
     triangulated is left out. Movers are set on the ground below them, or with a network half way to there. ``masks`` of
     what moves, of any source, replace those that are made here, or are joined with them (``own_masks``). ``tracker``
-    follows the queries: here a chain of flow; any function from frames and queries to tracks will do.
+    follows the queries: here a chain of flow; any function from frames and queries to tracks will do. Which tracks are
+    dynamic is its word and the masks' (``mobility.judged_by_masks``).
 
     Raises ``InputError`` for a clip that cannot be reconstructed: fewer than 3 frames, no texture, nothing that
     moves. A camera that only turns, or stands still before a moving object, gives poses and masks, but its depth is a

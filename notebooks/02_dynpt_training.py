@@ -63,6 +63,7 @@ from c4d_nb.correspondence.toy import sliding_clip
 from c4d_nb.correspondence.tracking import chain_flow, dynpt_tracker, track, track_by_flow
 from c4d_nb.correspondence.training import TrainConfig, train
 from c4d_nb.correspondence.windows import TrackWindows, clip_sources
+from c4d_nb.mask_evaluation import correspondences, robust
 from c4d_nb.pointmaps.inference import network_images
 from c4d_nb.show import dynpt as show
 from c4d_nb.show.cells import source, table
@@ -355,8 +356,8 @@ assert errors["DynPT"].median() < 0.8 * errors["chained flow"].median()
 # ### How good is that?
 #
 # TAP-Vid's scores: $\delta_{avg}$, the share of visible positions within 1, 2, 4, 8 and 16 px, averaged; **OA**, how often visibility is right; **AJ**, which asks for both. And **D-ACC**, how often
-# mobility is right. Beside it stands what "everything is static" would score; *balanced* is the mean over both classes. On three clips, the network with both encoders, with either alone,
-# and the flow-chained tracker whose mobility comes from epipolar residuals:
+# mobility is right. Beside it stands what "everything is static" would score; *balanced* is the mean over both classes; *d_acc+masks* is D-ACC after a second look, with
+# motion masks at hand ([chapter 4](04_motion_masks.ipynb), section 6). On three clips, the network with both encoders, with either alone, and the flow-chained tracker whose mobility comes from epipolar residuals:
 
 # %%
 source(clip_scores)
@@ -365,7 +366,10 @@ source(clip_scores)
 clips = {name: load_clip(f"../data/{name}.npz") for name in ("movi_e", "panning_movi_e", "movi_f")}
 trackers = {name: dynpt_tracker(DynPT.from_checkpoint(name)) for name in weights}
 trackers["flow-chained"] = track_by_flow
-scores = {(clip, name): clip_scores(clips[clip], tracker) for clip in clips for name, tracker in trackers.items()}
+masks = {name: robust(correspondences(clip)) for name, clip in clips.items()}
+scores = {
+    (clip, name): clip_scores(clips[clip], tracker, masks[clip]) for clip in clips for name, tracker in trackers.items()
+}
 table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORES)] for who, row in scores.items()])
 
 # %% [markdown]

@@ -283,8 +283,8 @@ assert spread["pose ATE"] > 2
 
 # %% tags=["nbval-ignore-output"]
 trackers = {"DynPT, both encoders": dynpt_tracker(DynPT.from_checkpoint("dynpt")), "flow-chained": track_by_flow}
-live = {name: clip_scores(clip, tracker) for name, tracker in trackers.items()}
-columns = {"D-ACC": "d_acc", "balanced": "balanced", "always static": "always_static"}
+live = {name: clip_scores(clip, tracker, result.motion_mask) for name, tracker in trackers.items()}
+columns = {"D-ACC": "d_acc", "with masks": "d_acc+masks", "balanced": "balanced", "always static": "always_static"}
 columns |= {"AJ": "aj", "delta_avg": "delta_avg", "OA": "oa"}
 table(
     ["this clip (%)", *columns],
