@@ -73,8 +73,8 @@ weights: $(INSTALLED)
 	  --size 192 --steps 5400 --batch-size 16 --learning-rate 1e-3 --optimizer muon --out out/pointmaps-muon
 	cp out/pointmaps-muon/model.safetensors data/pointmaps.safetensors
 
-# DynPT with both encoders, with the CNN alone and with the 3D-aware one alone, on one budget, an hour and a half each on
-# a core: 4,000 windows of 128 px, then 2,000 of 192 px.
+# DynPT with both encoders, with the CNN alone and with the 3D-aware one alone, on one budget, two hours and a quarter
+# each on a core: 4,000 windows of 128 px, then twice 2,000 of 192 px.
 TRAIN_TRACKER := $(BIN)/python -m c4d_nb.correspondence.training out/tracks-train --validation out/tracks-watch
 LARGER := --size 192 --steps 2000 --learning-rate 4e-4
 MAKE_TRACKS := $(BIN)/python -m c4d_nb.kubric.generate --size 256 --samples 2
@@ -85,11 +85,12 @@ tracker-weights: $(INSTALLED)
 	$(MAKE_TRACKS) --split movi_f --seeds 4:204 --out out/tracks-train
 	for encoders in cnn+3d cnn 3d; do \
 	  $(TRAIN_TRACKER) --encoders $$encoders --out out/dynpt-$$encoders && \
-	  $(TRAIN_TRACKER) --encoders $$encoders --start out/dynpt-$$encoders/model.safetensors $(LARGER) --out out/dynpt-$$encoders-192 || exit 1; \
+	  $(TRAIN_TRACKER) --encoders $$encoders --start out/dynpt-$$encoders/model.safetensors $(LARGER) --out out/dynpt-$$encoders-192 && \
+	  $(TRAIN_TRACKER) --encoders $$encoders --start out/dynpt-$$encoders-192/model.safetensors $(LARGER) --seed 1 --out out/dynpt-$$encoders-more || exit 1; \
 	done
-	cp out/dynpt-cnn+3d-192/model.safetensors data/dynpt.safetensors
-	cp out/dynpt-cnn-192/model.safetensors data/dynpt_cnn.safetensors
-	cp out/dynpt-3d-192/model.safetensors data/dynpt_3d.safetensors
+	cp out/dynpt-cnn+3d-more/model.safetensors data/dynpt.safetensors
+	cp out/dynpt-cnn-more/model.safetensors data/dynpt_cnn.safetensors
+	cp out/dynpt-3d-more/model.safetensors data/dynpt_3d.safetensors
 
 # The paper's ablation on held-out clips: mobility and TAP-Vid's scores, split by split, with the flow-chained tracker.
 tracker-scores: $(INSTALLED)

@@ -17,9 +17,6 @@ from c4d_nb.motion_mask import StaticMatches, camera_residuals
 
 DYNAMIC_SHARE = 1 / 3
 """Of the points of a clip: in mini-Kubric's training clips, of either split, it is 0.33 to 0.34."""
-ODDS_EXPONENT = 1 / 8
-"""Of (residual / tolerance)^2. The residual of a track is a coarse witness: at ten times the tolerance two thirds of
-mini-Kubric's tracks are dynamic, not 99 of 100."""
 OUTSIDE, INSIDE = -0.8, 2.2
 """What masks add to the log odds of a track that lies outside of them in all frames that show it, and of one inside.
 Fitted by logistic regression to DynPT's tracks and ``robust`` masks of 36 clips (mini-Kubric, seeds 200 to 211 of each
@@ -35,9 +32,11 @@ def epipolar_mobility(
     """1/2 where a track's motion is ``tolerance_px`` from what the camera allows.
 
     For each horizon and frame, F of all tracks seen in both frames by a robust estimator (the majority is taken to be
-    static, which a learned tracker need not assume), and each track's residual r. A track's odds of being dynamic are
-    (r^2 / tolerance^2)^``ODDS_EXPONENT`` for the upper quartile of its residuals: one number a track, as Kubric's label
-    is, in all its frames. Of a track that no pair of frames can judge nothing is known but ``DYNAMIC_SHARE``.
+    static, which a learned tracker need not assume), and each track's residual r. The odds that a track is dynamic
+    are the root of r / tolerance, r the upper quartile of its residuals: one number a track, as Kubric's label is, in
+    all its frames. (Without the root they would be about right on mini-Kubric; but the masks, which judge next, come of
+    the same flow and geometry, and a witness must not be heard twice.) Of a track that no pair of frames can judge
+    nothing is known but ``DYNAMIC_SHARE``.
     """
     t, n = visible.shape
     pairs = [(i, i + horizon) for horizon in horizons for i in range(0, t - horizon, max(1, horizon // 2))]
@@ -53,8 +52,7 @@ def epipolar_mobility(
             row[own] = errors[: int(own.sum())]
             residuals.append(row)
     typical = torch.stack(residuals).nanquantile(0.75, dim=0)
-    mobility = 1 / (1 + (tolerance_px / typical) ** (2 * ODDS_EXPONENT))
-    return mobility.nan_to_num(DYNAMIC_SHARE).expand(t, n).clone()
+    return (1 / (1 + (tolerance_px / typical).sqrt())).nan_to_num(DYNAMIC_SHARE).expand(t, n).clone()
 
 
 def judged_by_masks(tracks: Tracks, motion_mask: Bool[Tensor, "t h w"]) -> Tracks:

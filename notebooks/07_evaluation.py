@@ -214,7 +214,7 @@ print(score_text({f"tracks {name}": points[name] for name in ("aj", "delta_avg",
 print(score_text({f"mobility {name}": value for name, value in dynamic_queries(result, truth.motion_mask).items()}))
 
 # %% [markdown]
-# A D-ACC of 97 % against the 95 % of "always static": that is how little the figure says on a clip in which few points move.
+# A D-ACC of 98 % against the 95 % of "always static": that is how little the figure says on a clip in which few points move.
 #
 # ### 1.5 The switchboard
 #

@@ -1,5 +1,7 @@
 """The weight-free tracker on the shipped clip, against its exact tracks."""
 
+import math
+
 import pytest
 import torch
 
@@ -97,6 +99,18 @@ def test_mobility_of_exact_tracks(yard):
     mobility = epipolar_mobility(truth.uv, truth.visible, tolerance_px=0.64, horizons=(1,))[0]
     dynamic = truth.mobility[0] > 0.5
     assert (mobility[dynamic] > mobility[~dynamic].max()).float().mean() > 0.9
+
+
+def test_odds_are_the_root_of_residual_over_tolerance(yard):
+    """Four times the tolerance, half the odds."""
+    truth = yard.truth.tracks
+    strict, lax = (
+        epipolar_mobility(truth.uv, truth.visible, tolerance_px=px, horizons=(4,))[0].double().logit()
+        for px in (0.4, 1.6)
+    )
+    known = (truth.visible.sum(dim=0) > 12) & strict.isfinite()  # some are at zero exactly
+    assert known.float().mean() > 0.5
+    assert (strict - lax)[known] == pytest.approx(math.log(2), abs=1e-3)
 
 
 def test_mobility_without_evidence_is_the_share_of_what_moves():
