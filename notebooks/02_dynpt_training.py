@@ -373,8 +373,9 @@ scores = {
 table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORES)] for who, row in scores.items()])
 
 # %% [markdown]
-# These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is twelve to thirteen points better than
-# the flow-chained tracker's on MOVi-E, four to seven better on MOVi-F and on panning clips; two encoders are no better than the CNN alone. AJ is two to three points better, of which anchoring alone brings half and more. (On the three clips here, mobility is ahead on the first, on the second with a CNN, and behind on the third.)
+# These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is eleven to thirteen points better than
+# the flow-chained tracker's on MOVi-E, five to eight better on MOVi-F and on panning clips; two encoders are no better than the CNN alone. With masks at hand all are better, and nearer to each other. AJ is two to three points better, of which anchoring alone brings half and more. (On the three clips here,
+# mobility is ahead on the first two and behind on the third; with masks at hand chained flow is as good as the network, or better.)
 #
 # ## 7. Where does it fail?
 

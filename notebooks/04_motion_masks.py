@@ -399,8 +399,8 @@ show.second_look_figure(
 )
 
 # %% [markdown]
-# Circled is what is wrong; the masks are red. On held-out clips every tracker gains, DynPT among them (`make tracker-scores`; the table is in [chapter 7](07_evaluation.ipynb)). Masks made once more, from the tracks so judged, are no better: on the eighteen clips above 56.0 instead of 56.6 % IoU, and
-# even with the true static points 57.1. What masks lack is in the flow, not in the points.
+# Circled is what is wrong; the masks are red. On held-out clips every tracker gains, DynPT among them (`make tracker-scores`; the table is in [chapter 7](07_evaluation.ipynb)). Masks made once more, from the tracks so judged, are no better: on the eighteen clips above 56.2 instead of 56.6 % IoU, and
+# even with the true static points 57.2. What masks lack is in the flow, not in the points.
 
 # %% [markdown]
 # ## Exercises
