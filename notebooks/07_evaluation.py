@@ -256,7 +256,7 @@ assert spread["pose ATE"] > 2
 # | DynPT, both encoders, masks too | ours | 89.3 | 90.3 | 87.3 |
 # | DynPT, CNN only, masks too | ours | 89.2 | 91.1 | 87.7 |
 # | DynPT, 3D-aware only, masks too | ours | 88.4 | 89.8 | 85.8 |
-# | flow-chained, masks too | ours | FLOWE | FLOWP | FLOWF |
+# | flow-chained, masks too | ours | 85.7 | 89.7 | 84.4 |
 # | always static | ours | 62.3 | 60.5 | 67.4 |
 #
 # *Masks too* is the second look of [chapter 4](04_motion_masks.ipynb), section 6, which the pipeline takes with every tracker.
