@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -330,8 +331,9 @@ def test_processes_of_this_machine(tmp_path):
 def test_interrupted_processes(tmp_path):
     """Ctrl-C reaches the command and its workers alike."""
     arguments, environment = command("--seeds", "0:99", "--out", tmp_path, "--jobs", 2, *TINY)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests that run in the background ignore Ctrl-C
     with subprocess.Popen(
-        arguments, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        arguments, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
     ) as process:
         while process.poll() is None and not list(tmp_path.glob("movi_e*")):
             time.sleep(0.05)
