@@ -1,5 +1,7 @@
 """Pictures of motion masks, and the explorers' response."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from scenes import exact_flow
@@ -14,6 +16,7 @@ from c4d_nb.show.masks import (
     mask_scores,
     methods_figure,
     pair_geometry,
+    second_look_figure,
     threshold_figure,
     union_figure,
     zoo_figure,
@@ -91,6 +94,20 @@ def test_other_pictures(yard):
     assert figure.axes[0].get_ylabel() == "right\nIoU 100 %"
     specimen = failure_zoo.wrong_flow()
     assert titles(zoo_figure(specimen, {"it": specimen.mask}))[2] == "it\n0 % of the rest"
+
+
+def test_second_look_circles_what_is_wrong(yard):
+    truth = yard.truth.tracks
+    n = truth.uv.shape[1]
+    dynamic = truth.mobility[0] > 0.5
+    turned = replace(truth, mobility=1 - truth.mobility)
+    judged = {"turned round": turned, "right": truth}
+    figure = second_look_figure(yard, judged, yard.truth.motion_mask, dynamic, [2, 5])
+    assert titles(figure) == ["frame 2", "frame 5", "", ""]
+    labels = [ax.get_ylabel() for ax in figure.axes]
+    assert labels == [f"turned round\n{n} of {n} wrong", "", f"right\n0 of {n} wrong", ""]
+    circles = [len(ax.collections[-1].get_offsets()) for ax in figure.axes]
+    assert circles == [int(truth.visible[2].sum()), int(truth.visible[5].sum()), 0, 0]
 
 
 def test_explorers_draw_anew(yard, flows, static):

@@ -98,7 +98,7 @@ def animal_scores(
     motion_mask: Bool[Tensor, "t h w"],
 ) -> dict[str, dict[str, float]]:
     """All scores of one sequence, in %, against the true ``masks``: of the tracker alone, and after a second look with
-    a ``motion_mask`` that was made at hand. Mobility is that of grid queries in every thirtieth frame."""
+    a ``motion_mask`` made of the video. Mobility is that of grid queries in every thirtieth frame."""
     found = share_found(tracker(clip.frames, joint_queries(joints)), joints, masks)
     grid = clip_queries(clip.frames, every=QUERY_EVERY, cell=QUERY_CELL, generator=torch.Generator().manual_seed(0))
     alone = tracker(clip.frames, grid)
