@@ -31,7 +31,7 @@ from c4d_nb.datasets import read_davis
 from c4d_nb.ego_flow import ego_flow_masks, pair_ego_flows
 from c4d_nb.errors import InputError
 from c4d_nb.metrics import motion_iou
-from c4d_nb.mobility import mask_at
+from c4d_nb.mobility import judged_by_masks, mask_at
 from c4d_nb.motion_mask import RobustConfig, epipolar_motion_masks
 from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.pointmaps.grid import PixelGrid
@@ -156,7 +156,8 @@ METHODS: dict[str, Method] = {
 
 
 def ablation() -> dict[str, Method]:
-    """``robust``, it without each of its parts, and it with what is offered beside it."""
+    """``robust``, it without each of its parts, and it with what is offered beside it: ego-flow, and other static
+    points, those that its own masks judge static and those that truly are."""
     without = {
         "homography": RobustConfig(homography=False),
         "checked": RobustConfig(checked=False),
@@ -169,7 +170,16 @@ def ablation() -> dict[str, Method]:
         {"robust": robust}
         | {f"without {name}": partial(robust, config=config) for name, config in without.items()}
         | {"with ego-flow": lambda found: robust(found, ego_flows=found.ego_flows)}
+        | {"made once more": made_once_more, "with true static points": from_true_static_points}
     )
+
+
+def made_once_more(found: Correspondences) -> Bool[Tensor, "t h w"]:
+    return robust(replace(found, tracks=judged_by_masks(found.tracks, robust(found))))
+
+
+def from_true_static_points(found: Correspondences) -> Bool[Tensor, "t h w"]:
+    return robust(replace(found, tracks=with_true_mobility(found.tracks, found.clip.truth.motion_mask)))
 
 
 def sequences(

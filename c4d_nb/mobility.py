@@ -19,7 +19,7 @@ DYNAMIC_SHARE = 1 / 3
 """Of the points of a clip: in mini-Kubric's training clips, of either split, it is 0.33 to 0.34."""
 OUTSIDE, INSIDE = -0.8, 2.2
 """What masks add to the log odds of a track that lies outside of them in all frames that show it, and of one inside.
-Fitted by logistic regression to DynPT's tracks and ``robust`` masks of 36 clips (mini-Kubric, seeds 200 to 211 of each
+Fitted to DynPT's tracks and ``robust`` masks of 36 clips (``mobility_fit``; mini-Kubric, seeds 200 to 211 of each
 split), and rounded."""
 CERTAIN = 1e-4
 """From 0 or 1: mobility so near to them counts as no nearer."""
@@ -64,12 +64,15 @@ def judged_by_masks(tracks: Tracks, motion_mask: Bool[Tensor, "t h w"]) -> Track
     in the mask. The label is one for all frames, and so is that share. What a tracker is certain of, masks do not turn
     round, and a track that no frame shows stays as it is. Raises ``InputError`` for masks of another number of frames.
     """
+    evidence = OUTSIDE + (INSIDE - OUTSIDE) * share_inside(tracks, motion_mask)
+    return replace(tracks, mobility=(tracks.mobility.logit(eps=CERTAIN) + evidence.nan_to_num(0.0)).sigmoid())
+
+
+def share_inside(tracks: Tracks, motion_mask: Bool[Tensor, "t h w"]) -> Float[Tensor, "n"]:
+    """Of the frames that show each point, the share in which it lies in the mask; NaN where none does."""
     if len(motion_mask) != len(tracks.uv):
         raise InputError(f"motion_mask: expected {len(tracks.uv)} frames, as the tracks, but it has {len(motion_mask)}")
-    frames = tracks.visible.sum(dim=0)
-    share = (mask_at(motion_mask, tracks.uv) & tracks.visible).sum(dim=0) / frames.clamp(min=1)
-    evidence = torch.where(frames > 0, OUTSIDE + (INSIDE - OUTSIDE) * share, 0.0)
-    return replace(tracks, mobility=(tracks.mobility.logit(eps=CERTAIN) + evidence).sigmoid())
+    return (mask_at(motion_mask, tracks.uv) & tracks.visible).sum(dim=0) / tracks.visible.sum(dim=0)
 
 
 def mask_at(mask: Bool[Tensor, "t h w"], uv: Float[Tensor, "t n 2"]) -> Bool[Tensor, "t n"]:

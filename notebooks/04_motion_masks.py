@@ -200,6 +200,8 @@ print(f"IoU of the clip {100 * motion_iou(robust, clip.truth.motion_mask):.0f} %
 # | threshold at one half | 80.9 | 43.0 | 53.5 | 32.6 |
 # | without smoothing within edges | 73.1 | 56.9 | 63.7 | 47.0 |
 # | with ego-flow of the small network's depth | 75.0 | 54.4 | 61.1 | 48.1 |
+# | made once more, from the tracks that it judges (section 6) | 74.9 | 57.2 | 64.0 | 47.6 |
+# | with the true static points | 77.5 | 58.9 | 65.0 | 47.7 |
 #
 # (Three DAVIS sequences and six clips of each split, as in section 5.) The check of flow and the agreement carry most. The homography pays on mini-Kubric and costs on these DAVIS sequences; it stays, for without it a camera that only turns is lost (section 4).
 #
@@ -367,7 +369,7 @@ figure
 # $$ \operatorname{logit} p' = \operatorname{logit} p \;-\; 0.8 \;+\; 3\,s : $$
 #
 # a point that never lies in the mask is half as likely to be dynamic as the tracker thought ($e^{-0.8}$, in odds), one that always does nine times as likely ($e^{2.2}$). The label is one for the whole clip, and so is the share.
-# The numbers were fitted to 36 clips, other ones than those of the tables of D-ACC.
+# The numbers were fitted to 36 clips, other ones than those of the tables of D-ACC (`python -m c4d_nb.mobility_fit`).
 # (The paper stops at the masks; this look back is ours.)
 
 # %%
@@ -399,8 +401,8 @@ show.second_look_figure(
 )
 
 # %% [markdown]
-# Circled is what is wrong; the masks are red. On held-out clips every tracker gains, DynPT among them (`make tracker-scores`; the table is in [chapter 7](07_evaluation.ipynb)). Masks made once more, from the tracks so judged, are no better: on the eighteen clips above 56.2 instead of 56.6 % IoU, and
-# even with the true static points 57.2. What masks lack is in the flow, not in the points.
+# Circled is what is wrong; the masks are red. On held-out clips every tracker gains, DynPT among them (`make tracker-scores`; the table is in [chapter 7](07_evaluation.ipynb)). Masks made once more, from the tracks so judged, are no better,
+# and even the true static points bring little (the last rows of the table in section 3). What masks lack is in the flow, not in the points.
 
 # %% [markdown]
 # ## Exercises
