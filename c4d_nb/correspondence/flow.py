@@ -1,6 +1,6 @@
 """Short-term correspondence: dense optical flow between pairs of frames, and whether to believe it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -15,6 +15,9 @@ from c4d_nb.errors import InputError
 
 _BATCH = 8
 """Pairs that are handed to a method at once."""
+_DIS_PATCH_PX, _DIS_FINEST_SCALE = 5, 0
+"""The preset has patches of 8 px and stops at half resolution: four times as fast, with 1.4 to 2.2 times the error (the
+first pair of MPI-Sintel's alley_1, Middlebury's RubberWhale)."""
 _LEAST_DIS_PX = 32
 """Of each side: OpenCV's DIS refuses some smaller images and reads beyond others."""
 
@@ -24,7 +27,7 @@ def estimate_flow(
 ) -> Float[Tensor, "h w 2"]:
     """Where each pixel of frame 1 went in frame 2: target uv minus source uv, in px.
 
-    ``dis`` is Dense Inverse Search (Kroeger et al., ECCV 2016) by OpenCV: no weights, about 10 ms at 384x216.
+    ``dis`` is Dense Inverse Search (Kroeger et al., ECCV 2016) by OpenCV: no weights, about 30 ms at 384x216.
     ``raft`` is the published network of ``c4d_nb.correspondence.raft``, which tells of its download and its terms: a
     GPU's work, one CPU core takes 4 s at that size.
     """
@@ -36,16 +39,14 @@ def estimate_flows(
 ) -> tuple[Float[Tensor, "e h w 2"], Bool[Tensor, "e h w"]]:
     """Flow n -> m of every edge (n, m), and where it survives the forward-backward check.
 
-    Every edge needs its reverse among the edges (a symmetric scene graph).
+    Every edge needs its reverse among the edges (a symmetric scene graph). DIS searches from coarse to fine, and small
+    things that move far are lost on the way; so between far frames it also tries where flow from frame to frame leads.
     """
-    estimate = _estimator(method)
+    found = _dis_flows(frames, edges) if method == "dis" else _batched_flows(frames, edges, _estimator(method))
     flows = torch.empty(len(edges), *frames.shape[1:3], 2)
     bar = {} if progress else {"disable": True}
-    with tqdm(total=len(edges), desc="optical flow", unit="pair", leave=False, **bar) as done:
-        for start in range(0, len(edges), _BATCH):
-            n, m = edges[start : start + _BATCH].T
-            flows[start : start + _BATCH] = estimate(frames[n], frames[m])
-            done.update(len(n))
+    for edge, flow in tqdm(found, total=len(edges), desc="optical flow", unit="pair", leave=False, **bar):
+        flows[edge] = flow
     valid = torch.empty(flows.shape[:3], dtype=torch.bool)
     for i, back in enumerate(reverse_edges(edges)):
         valid[i] = forward_backward_consistent(flows[i], flows[back])
@@ -97,12 +98,57 @@ def _estimator(method: str) -> Callable[[Tensor, Tensor], Tensor]:
     raise InputError(f"method: expected 'dis' or 'raft', but it is {method!r}")
 
 
+def _batched_flows(
+    frames: Tensor, edges: Tensor, estimate: Callable[[Tensor, Tensor], Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """(edge, its flow) of every edge."""
+    for start in range(0, len(edges), _BATCH):
+        n, m = edges[start : start + _BATCH].T
+        yield from enumerate(estimate(frames[n], frames[m]), start)
+
+
+def _dis_flows(frames: Tensor, edges: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(edge, its flow) of every edge, near pairs first.
+
+    A pair begins with the flow from the same frame to the farthest one that is nearer, carried on from frame to frame.
+    """
+    steps: dict[tuple[int, int], Tensor] = {}
+    grid = pixel_grid(*frames.shape[1:3])
+
+    def step(n: int, m: int) -> Tensor:
+        if (n, m) not in steps:
+            steps[n, m] = _dis(frames[n], frames[m])
+        return steps[n, m]
+
+    farthest: dict[tuple[int, bool], tuple[int, Tensor]] = {}
+    """For a frame and a direction of time, the last pair's other frame, and its flow."""
+    for edge in (edges[:, 1] - edges[:, 0]).abs().argsort(stable=True).tolist():
+        n, m = edges[edge].tolist()
+        forward = 1 if m > n else -1
+        at, flow = farthest.get((n, m > n)) or (n + forward, step(n, n + forward))
+        for k in range(at, m, forward):
+            flow = flow + sample_map(step(k, k + forward), grid + flow)
+        if abs(m - n) > 1:
+            flow = _dis(frames[n], frames[m], start=flow)
+        farthest[n, m > n] = m, flow
+        yield edge, flow
+
+
 def _dis_flow(frames_1: Tensor, frames_2: Tensor) -> Tensor:
+    return torch.stack([_dis(first, second) for first, second in zip(frames_1, frames_2, strict=True)])
+
+
+def _dis(first: Tensor, second: Tensor, *, start: Tensor | None = None) -> Tensor:
+    """Flow of one pair; where ``start`` leads is tried at every scale."""
     search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    height, width = frames_1.shape[1:3]
-    pairs = zip(frames_1, frames_2, strict=True)
-    flows = [torch.from_numpy(search.calc(_gray(first), _gray(second), None)) for first, second in pairs]
-    return torch.stack(flows)[:, :height, :width]
+    search.setFinestScale(_DIS_FINEST_SCALE)
+    search.setPatchSize(_DIS_PATCH_PX)
+    height, width = first.shape[:2]
+    gray = _gray(first)
+    if start is not None:
+        below, right = gray.shape[0] - height, gray.shape[1] - width
+        start = cv2.copyMakeBorder(start.numpy(), 0, below, 0, right, cv2.BORDER_REPLICATE)
+    return torch.from_numpy(search.calc(gray, _gray(second), start))[:height, :width]
 
 
 def _gray(frame: Tensor) -> np.ndarray:

@@ -6,10 +6,11 @@ to frame, in both directions of time.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -217,24 +218,27 @@ def chain_flow(
     uv = queries.uv.float().expand(len(frames), -1, 2).clone()
     visible = torch.zeros(uv.shape[:2], dtype=torch.bool)
     visible[queries.frame, torch.arange(uv.shape[1])] = True
-    pairs = torch.stack([torch.arange(len(frames) - 1), torch.arange(1, len(frames))], dim=1)
-    for block in pairs.split(PAIRS_AT_ONCE):
-        for (n, m), flow, valid in _neighbor_flows(frames, block):
-            _step(uv, visible, n, m, queries.frame <= n, flow, valid)
-    for block in pairs.flip(0, 1).split(PAIRS_AT_ONCE):
-        for (n, m), flow, valid in _neighbor_flows(frames, block):
-            _step(uv, visible, n, m, queries.frame >= n, flow, valid)
+
+    @lru_cache(maxsize=1)  # of the last block, with which the way back begins
+    def steps(block: range) -> list[tuple[Tensor, Tensor]]:
+        return _neighbor_flows(frames[block.start : block.stop + 1])
+
+    last = len(frames) - 1
+    blocks = [range(start, min(start + PAIRS_AT_ONCE, last)) for start in range(0, last, PAIRS_AT_ONCE)]
+    for block in blocks:
+        for n, (flow, valid) in zip(block, steps(block)[: len(block)], strict=True):
+            _step(uv, visible, n, n + 1, queries.frame <= n, flow, valid)
+    for block in reversed(blocks):
+        for n, (flow, valid) in zip(reversed(block), reversed(steps(block)[len(block) :]), strict=True):
+            _step(uv, visible, n + 1, n, queries.frame > n, flow, valid)
     return uv, visible
 
 
-def _neighbor_flows(frames: Tensor, pairs: Int[Tensor, "e 2"]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """(pair, flow, where it passes the forward-backward check) of each pair."""
-    if not len(pairs):  # a clip of one frame has none
-        return iter(())
-    first = int(pairs.min())
-    both = torch.cat([pairs, pairs.flip(1)]) - first
-    flows, valid = estimate_flows(frames[first : int(pairs.max()) + 1], both, progress=False)
-    return zip(pairs.tolist(), flows, valid, strict=False)
+def _neighbor_flows(frames: UInt8[Tensor, "t h w 3"]) -> list[tuple[Tensor, Tensor]]:
+    """(flow, where it passes the forward-backward check) from each frame to the next, then from the next to each."""
+    first = torch.arange(len(frames) - 1)
+    pairs = torch.stack([first, first + 1], dim=1)
+    return list(zip(*estimate_flows(frames, torch.cat([pairs, pairs.flip(1)]), progress=False), strict=True))
 
 
 def _step(uv: Tensor, visible: Tensor, n: int, m: int, started: Tensor, flow: Tensor, valid: Tensor) -> None:
