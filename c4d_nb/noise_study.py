@@ -16,7 +16,7 @@ from torch import Tensor
 from c4d_nb.alignment import AlignConfig, align
 from c4d_nb.camera import invert, pixel_grid, project, transform, unproject
 from c4d_nb.clip import PairPointmaps, Truth
-from c4d_nb.correspondence.flow import sample_map
+from c4d_nb.correspondence.flow import FLOW_NOISE_PX, sample_map
 from c4d_nb.errors import InputError
 from c4d_nb.kubric.truth import points_at_time
 from c4d_nb.metrics import trajectory_errors, video_depth
@@ -120,7 +120,7 @@ def noise_field(
 def triangulated(given: Stage1Inputs) -> Stage1Inputs:
     """The same with the pointmaps that two-view geometry makes of its flow and masks, and the true K."""
     static = given.valid & ~given.motion_masks[given.pairs.edges[:, 0]]
-    config = TwoViewConfig(noise_px=0.5 / given.grid.stride)
+    config = TwoViewConfig(noise_px=FLOW_NOISE_PX / given.grid.stride)
     pairs = two_view_pointmaps(given.flows, static, given.pairs.edges, given.truth.intrinsics[0], config)
     return replace(given, pairs=pairs)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from c4d_nb.alignment import AlignConfig, FastConfig, RefineConfig, align, align_fast, refine_depth
 from c4d_nb.camera import pinhole, pose, transform, unproject
 from c4d_nb.clip import Clip, check_intrinsics
-from c4d_nb.correspondence.flow import estimate_flows
+from c4d_nb.correspondence.flow import FLOW_NOISE_PX, estimate_flows
 from c4d_nb.correspondence.queries import clip_queries
 from c4d_nb.correspondence.tracking import Tracker, track_by_flow
 from c4d_nb.errors import InputError
@@ -51,7 +51,7 @@ class ReconstructConfig:
     """Epipolar error above which a pixel is dynamic in a pair, as a share of the image diagonal."""
     own_masks: Literal["replace", "combine"] = "replace"
     """What becomes of masks that are given: they are used instead of those of the correspondences, or beside them."""
-    flow_noise_px: float = 0.5
+    flow_noise_px: float = FLOW_NOISE_PX
     assumed_focal: float = 1.2
     """Focal length over the longer image side, as far as the video itself does not tell; stage 1 refines it."""
     measured_confidence: float = 2.0

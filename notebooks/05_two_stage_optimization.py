@@ -66,6 +66,7 @@ from c4d_nb.alignment.solve import weighted_terms
 from c4d_nb.alignment.state import Scene
 from c4d_nb.alignment_evaluation import GA_ONLY, inputs_of, scores_of
 from c4d_nb.camera import invert, pinhole, pose, transform
+from c4d_nb.correspondence.flow import FLOW_NOISE_PX
 from c4d_nb.kubric.truth import complete_truth
 from c4d_nb.mask_evaluation import correspondences, robust
 from c4d_nb.metrics import align_path, at_scale_of_depth, path_share, trajectory_errors, video_depth
@@ -116,7 +117,7 @@ source(fused_with_network)
 # %%
 focal = float(estimate_focal(learned.xyz_1, learned.conf_1).median())
 static = given.valid & ~masks[edges[:, 0]]
-noise = TwoViewConfig(noise_px=0.5 / grid.stride)  # half a pixel of the video
+noise = TwoViewConfig(noise_px=FLOW_NOISE_PX / grid.stride)  # 0.3 px of the video
 measured = two_view_pointmaps(given.flows, static, edges, pinhole(focal, *static.shape[1:]), noise)
 pairs = fused_with_network(measured, learned)
 table(["field", "shape"], [[f"`{name}`", tuple(getattr(pairs, name).shape)] for name in ("edges", "xyz_1", "conf_1")])

@@ -532,8 +532,8 @@ def test_command_prints_a_row_for_each_tracker(folder, tmp_path, capsys):
     assert main([str(folder), "--weights", *names]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
-        *("movi_e", *names, "anchored-flow", "flow-chained"),
-        *("panning_movi_e", *names, "anchored-flow", "flow-chained"),
+        *("movi_e", *names, "flow-chained"),
+        *("panning_movi_e", *names, "flow-chained"),
     ]
     assert lines[0].split()[1:] == list(SCORES)
     assert all(len(line.split()) == 1 + len(SCORES) for line in lines)
@@ -544,7 +544,7 @@ def test_command_tells_weights_of_one_name_apart(folder, tmp_path, capsys):
     """Every training calls its weights the same."""
     names = [str(weights(tmp_path / name / "model.safetensors")) for name in ("a", "b")]
     assert main([str(folder), "--weights", *names]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 10
+    assert len(capsys.readouterr().out.splitlines()) == 8
 
 
 def test_command_refuses_absent_weights(folder, caplog):
@@ -611,13 +611,13 @@ def test_mobility_is_the_mean_of_all_words_where_a_point_is_seen():
     torch.testing.assert_close(found.mobility, expected.expand(12, 1))
 
 
-def test_anchored_tracks_are_nearer_to_the_truth_than_flow(shipped):
+def test_flow_has_the_word_where_it_follows_and_the_patch_where_it_does_not(shipped):
     """With a network that changes nothing, on a clip as users have them."""
     true = shipped.truth.tracks
     asked = Queries(true.uv[true.query_frame, torch.arange(len(true.query_frame))], true.query_frame)
     found = track(shipped, asked, model=network(head=0.0, matching=False, flow_start=True, long_side=64))
     flow, followed = chain_flow(shipped.frames, asked)
-    both = followed & found.visible & true.visible
-    errors = [(uv - true.uv).norm(dim=-1)[both] for uv in (found.uv, flow)]
-    assert errors[0].median() < 0.8 * errors[1].median()
-    assert (errors[0] < 1).float().mean() > (errors[1] < 1).float().mean() + 0.02
+    torch.testing.assert_close(found.uv[followed], flow[followed], atol=1e-2, rtol=1e-4)
+    lost = ~followed & true.visible
+    near = [((uv - true.uv).norm(dim=-1)[lost] < 1).float().mean() for uv in (found.uv, flow)]
+    assert near[0] > near[1] + 0.05

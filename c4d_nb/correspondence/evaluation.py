@@ -1,24 +1,22 @@
 """How good trackers are on clips with true tracks: mobility (D-ACC) and TAP-Vid's scores, split by split.
 
 ``python -m c4d_nb.correspondence.evaluation CLIPS --weights dynpt dynpt_cnn`` prints the table of the paper's
-ablation on these clips, with the flow-chained tracker below, as it is and anchored. Queries are the clips' own,
+ablation on these clips, with the flow-chained tracker below. Queries are the clips' own,
 tracked both ways in time. ``d_acc+masks`` is D-ACC after a second look, with the pipeline's motion masks at hand
 (``mobility.judged_by_masks``); these are the same for all trackers, made of flow and the flow-chained grid queries.
 """
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 from torch import Tensor
 from tqdm import tqdm
 
-from c4d_nb.clip import Clip, Tracks
+from c4d_nb.clip import Clip
 from c4d_nb.commands import run_command
-from c4d_nb.correspondence.anchoring import anchor
 from c4d_nb.correspondence.dynpt import DynPT
 from c4d_nb.correspondence.queries import Queries
 from c4d_nb.correspondence.tracking import Tracker, dynpt_tracker, track_by_flow
@@ -66,13 +64,6 @@ def score_table(folder: str | Path, trackers: dict[str, Tracker]) -> dict[str, d
     }
 
 
-def track_by_anchored_flow(frames: UInt8[Tensor, "t h w 3"], queries: Queries) -> Tracks:
-    """Chained flow, drawn to the queries' patches as DynPT's tracks are: what is left is what the network adds."""
-    tracks = track_by_flow(frames, queries)
-    uv, found = anchor(frames, queries, tracks.uv)
-    return replace(tracks, uv=torch.where((found & tracks.visible)[..., None], uv, tracks.uv))
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -89,7 +80,7 @@ def _run(options: argparse.Namespace) -> None:
         trackers = {name: dynpt_tracker(DynPT.from_checkpoint(name)) for name in options.weights}
     except InputError as error:
         raise InputError(f"weights: {error}") from error
-    trackers |= {"anchored-flow": track_by_anchored_flow, "flow-chained": track_by_flow}
+    trackers |= {"flow-chained": track_by_flow}
     table = score_table(options.clips, trackers)
     width = max(len(name) for rows in table.values() for name in ("panning_movi_e", *rows)) + 2
     for split, rows in table.items():

@@ -45,7 +45,7 @@ def track(
 
     A network that was trained on starts by flow begins with those of ``chain_flow``, and they keep a say: where flow
     still follows a point and the network agrees to within 12 px of its own frames, the position is flow's, which is the
-    finer one. Every position is then anchored (``anchor``): drawn to where the patch around the query is found again in
+    finest there is. All others are anchored (``anchor``): drawn to where the patch around the query is found again in
     the full frames. A point is visible where two of three witnesses have it: flow, the network, the patch; for want of
     flow the network alone decides. In the frame of its query it is where it was asked for, and visible. C4D,
     supplement: windows of 16 frames, a stride of 4.
@@ -172,12 +172,15 @@ class _Sweep:
 
     def tracks(self) -> Tracks:
         """The result, in the clip's pixels."""
-        uv, seen = self.state.uv, self.state.visibility > 0
-        if self.flowed is not None:
+        uv, visible = self.state.uv, self.state.visibility > 0
+        if self.flowed is None:
+            uv, _ = anchor(self.frames, self.queries, self.resize.uv_to_original(uv))
+        else:
             agree = self.followed & ((uv - self.flowed).norm(dim=-1) < NEAR_PX)
-            uv = torch.where(agree[..., None], self.flowed, uv)
-        uv, found = anchor(self.frames, self.queries, self.resize.uv_to_original(uv))
-        visible = seen if self.flowed is None else (seen & self.followed) | (seen & found) | (self.followed & found)
+            uv = self.resize.uv_to_original(torch.where(agree[..., None], self.flowed, uv))
+            anchored, found = anchor(self.frames, self.queries, uv)
+            uv = torch.where(agree[..., None], uv, anchored)
+            visible = (visible & self.followed) | (visible & found) | (self.followed & found)
         visible[self.queries.frame, torch.arange(len(self.queries.frame))] = True
         logit = (visible * self.state.mobility).sum(dim=0) / (visible * self.words).sum(dim=0)
         mobility = (logit + math.log(DYNAMIC_SHARE / (1 - DYNAMIC_SHARE))).sigmoid()

@@ -6,6 +6,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from c4d_nb.camera import invert, pixel_grid, rays
+from c4d_nb.correspondence.flow import FLOW_NOISE_PX
 
 
 def densify_depth(
@@ -16,7 +17,7 @@ def densify_depth(
     intrinsics: Float[Tensor, "t 3 3"],
     world_from_cam: Float[Tensor, "t 4 4"],
     *,
-    noise_px: float = 0.5,
+    noise_px: float = FLOW_NOISE_PX,
     prior_std: float = 0.1,
     passes: int = 2,
 ) -> tuple[Float[Tensor, "t h w"], Float[Tensor, "t h w"]]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from c4d_nb.camera import invert, pixel_grid, rays, transform, unproject
 from c4d_nb.clip import Clip, PairPointmaps, load_clip
 from c4d_nb.commands import run_command
-from c4d_nb.correspondence.flow import estimate_flows
+from c4d_nb.correspondence.flow import FLOW_NOISE_PX, estimate_flows
 from c4d_nb.errors import InputError
 from c4d_nb.pointmaps.dust3r import DUSt3R
 from c4d_nb.pointmaps.fusion import fused_with_network
@@ -30,7 +30,6 @@ from c4d_nb.pointmaps.two_view import TwoViewConfig, two_view_pointmaps
 
 GRID_LONG_SIDE = 96
 """Errors are taken at every s-th pixel, as the alignment takes its points."""
-FLOW_NOISE_PX = 0.5
 
 Method = Callable[[Clip, Int[Tensor, "e 2"], PixelGrid], PairPointmaps]
 

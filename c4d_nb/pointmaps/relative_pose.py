@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from c4d_nb.camera import pinhole, pixel_grid, pose, rays
-from c4d_nb.correspondence.flow import reverse_edges
+from c4d_nb.correspondence.flow import FLOW_NOISE_PX, reverse_edges
 from c4d_nb.motion_mask import MIN_STATIC_POINTS, sampson_error
 
 ONLY_TURNS = 5.0
@@ -79,7 +79,7 @@ def estimate_focal_ratio(
     size: tuple[int, int],
     *,
     expected: float = 1.2,
-    noise_px: float = 0.5,
+    noise_px: float = FLOW_NOISE_PX,
     prior_weight: float = 0.5,
     pairs: int = 24,
 ) -> float:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from c4d_nb.camera import invert, pixel_grid, pose, rays, transform
 from c4d_nb.clip import PairPointmaps
-from c4d_nb.correspondence.flow import reverse_edges
+from c4d_nb.correspondence.flow import FLOW_NOISE_PX, reverse_edges
 from c4d_nb.pointmaps.fill import fill_holes
 from c4d_nb.pointmaps.relative_pose import dehomogenise, pair_matches, relative_pose
 from c4d_nb.statistics import weighted_median
@@ -29,7 +29,7 @@ MAX_DEPTH = 20.0
 class TwoViewConfig:
     """What counts as parallax, and as agreement."""
 
-    noise_px: float = 0.5
+    noise_px: float = FLOW_NOISE_PX
     """Standard deviation of a flow match in pixels of the flow at hand; parallax and errors are judged against it."""
     saturation: float = 20.0
     """Parallax, in noises, above which confidence grows no more."""
