@@ -224,7 +224,7 @@ table(
 # %% [markdown]
 # Read the columns one by one. **Mobility** is what the network adds: flow knows nothing of it (pass 0 calls everything static), and a network's word is worth more. Both columns are means over the two classes, so that half
 # is what a guess is worth: static and visible points are the many. **Positions** it does not improve: flow is
-# exact to half a pixel here, and a network that looks at frames this small, after so few windows, cannot better that. A long training can, as CoTracker shows; until then `track` keeps flow's position
+# exact to a quarter of a pixel here, and a network that looks at frames this small, after so few windows, cannot better that. A long training can, as CoTracker shows; until then `track` keeps flow's position
 # wherever flow still follows the point and the network agrees, and asks a third witness (section 6).
 #
 # *Check.*
@@ -382,9 +382,9 @@ scores = {
 table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORES)] for who, row in scores.items()])
 
 # %% [markdown]
-# These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is eleven to thirteen points better than
-# the flow-chained tracker's on MOVi-E, five to eight better on MOVi-F and on panning clips; two encoders are no better than the CNN alone. With masks at hand all are better, and nearer to each other. AJ is two to three points better, of which anchoring alone brings half and more. (On the three clips here,
-# mobility is ahead on the first two and behind on the third; with masks at hand chained flow is as good as the network, or better.)
+# These three clips are examples, not a measurement; held-out clips are scored by `make tracker-scores`, whose table is in the [README](../README.md). There, mobility is eight to ten points better than
+# the flow-chained tracker's on MOVi-E, four to seven better on MOVi-F and on panning clips; two encoders are no better than the CNN alone. With masks at hand all are better, and nearer to each other. AJ is within a point of flow's, whose positions these are. (On the three clips here,
+# mobility is ahead on the first two and level on the third; with masks at hand chained flow is as good as the network, or better.)
 #
 # ## 7. Where does it fail?
 
@@ -392,7 +392,7 @@ table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORE
 show.error_figure(clip, tracks, clip.truth.tracks)
 
 # %% [markdown]
-# - **Positions drift.** The error grows with the distance from the query (right): less than that of flow alone, but a surface that has turned or come closer does not look like its patch any more, and nothing holds it; three times as fast on what moves as on what rests.
+# - **Positions drift.** The error grows with the distance from the query (right): flow adds up what it errs from frame to frame, and a surface that has turned or come closer does not look like its patch any more, and nothing holds it; three times as fast on what moves as on what rests.
 # - **Mobility errs in patches** (circles): among the objects in the middle, where much moves behind and beside each other, and at the borders of the image.
 # - **What is hidden stays lost.** The network may call a point visible again, but seldom finds where it came out.
 #

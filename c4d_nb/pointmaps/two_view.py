@@ -31,7 +31,7 @@ class TwoViewConfig:
 
     noise_px: float = FLOW_NOISE_PX
     """Standard deviation of a flow match in pixels of the flow at hand; parallax and errors are judged against it."""
-    saturation: float = 20.0
+    saturation: float = 80.0
     """Parallax, in noises, above which confidence grows no more."""
     min_parallax: float = 3.0
     """Median parallax, in noises, below which a pair counts as having none."""
