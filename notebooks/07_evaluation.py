@@ -339,11 +339,11 @@ table(
 # | | ATE (% of path) | path (share of the true) | RPE transl. (m) | RPE rot. (deg) | AbsRel | delta < 1.25 | track flicker (cm) | depth flicker (%) |
 # |:--|--:|--:|--:|--:|--:|--:|--:|--:|
 # | GA only | 13.5 ± 2 | 4.0 | 0.116 | 0.918 | 0.112 | 0.909 | 12.2 | 2.1 |
-# | MonST3R's objective, its own mask | 9.9 ± 1 | 1.4 | 0.070 | 0.467 | **0.110** | 0.913 | 11.1 | 1.7 |
-# | C4D, stage 1 | **9.7** ± 1 | 1.4 | **0.069** | **0.456** | 0.111 | 0.913 | 11.1 | 1.7 |
-# | C4D, both stages | **9.7** ± 1 | 1.4 | **0.069** | **0.456** | **0.110** | **0.914** | **6.4** | **1.3** |
+# | MonST3R's objective, its own mask | 9.7 ± 1 | 1.4 | **0.069** | 0.455 | 0.111 | 0.913 | 11.1 | 1.7 |
+# | C4D, stage 1 | **9.6** ± 1 | 1.4 | **0.069** | **0.454** | 0.111 | 0.913 | 11.1 | 1.7 |
+# | C4D, both stages | **9.6** ± 1 | 1.4 | **0.069** | **0.454** | **0.110** | **0.914** | **6.4** | **1.3** |
 #
-# (Means of 12 clips, four of each split, and three draws of queries, which move ATE by 0.004 and the rest by less; ± is the standard error over clips. Aligned at 52x52 pixels.) C4D's cameras beat those of GA alone in every run, and stage 2 nearly halves the flicker at no cost in depth. Two things the table does *not* show: that C4D's
+# (Means of 12 clips, four of each split, and three draws of queries, which move ATE by 0.005 and the rest by less; ± is the standard error over clips. Aligned at 52x52 pixels.) C4D's cameras beat those of GA alone in every run, and stage 2 nearly halves the flicker at no cost in depth. Two things the table does *not* show: that C4D's
 # mask is worth much here (MonST3R's row, with far worse masks, is behind by less than the error: at a weight of 0.01 CMA pulls too little for its mask to matter), and that the cameras are right. The path's share tells: with pairs as uncertain as these, GA alone leaves a jagged path, twice as long as the true one, and far more where the camera hardly travels (one clip's moves by 20 cm and counts for much of the mean). CMA and CTS smooth it;
 # then its length is still off by two fifths, either way, on half of the clips ([chapter 5](05_two_stage_optimization.ipynb), section 6). ATE, which fits a scale, cannot see that.
 #

@@ -211,7 +211,7 @@ def random_network() -> DUSt3R:
 
 def test_the_small_network_makes_cameras_and_depth_more_exact(yard, scores):
     with_it = score_table(reconstruct(yard, network=DUSt3R.from_checkpoint("small")), yard.truth)
-    assert with_it["ATE (% of path)"] < 0.5 * scores["ATE (% of path)"]
+    assert with_it["ATE (% of path)"] < 0.9 * scores["ATE (% of path)"]
     assert with_it["depth AbsRel"] < 0.95 * scores["depth AbsRel"]
 
 
