@@ -45,11 +45,11 @@ def estimate_flows(
     Every edge needs its reverse among the edges (a symmetric scene graph). DIS searches from coarse to fine, and small
     things that move far are lost on the way; so between far frames it also tries where flow from frame to frame leads.
     """
-    found = _dis_flows(frames, edges) if method == "dis" else _batched_flows(frames, edges, _estimator(method))
     flows = torch.empty(len(edges), *frames.shape[1:3], 2)
+    fill = _fill_by_dis(flows, frames, edges) if method == "dis" else _fill(flows, frames, edges, _estimator(method))
     bar = {} if progress else {"disable": True}
-    for edge, flow in tqdm(found, total=len(edges), desc="optical flow", unit="pair", leave=False, **bar):
-        flows[edge] = flow
+    for _ in tqdm(fill, total=len(edges), desc="optical flow", unit="pair", leave=False, **bar):
+        pass
     valid = torch.empty(flows.shape[:3], dtype=torch.bool)
     for i, back in enumerate(reverse_edges(edges)):
         valid[i] = forward_backward_consistent(flows[i], flows[back])
@@ -101,40 +101,47 @@ def _estimator(method: str) -> Callable[[Tensor, Tensor], Tensor]:
     raise InputError(f"method: expected 'dis' or 'raft', but it is {method!r}")
 
 
-def _batched_flows(
-    frames: Tensor, edges: Tensor, estimate: Callable[[Tensor, Tensor], Tensor]
-) -> Iterator[tuple[int, Tensor]]:
-    """(edge, its flow) of every edge."""
+def _fill(flows: Tensor, frames: Tensor, edges: Tensor, estimate: Callable[[Tensor, Tensor], Tensor]) -> Iterator[int]:
+    """Write the flow of every edge; yields the edge when it is done."""
     for start in range(0, len(edges), _BATCH):
         n, m = edges[start : start + _BATCH].T
-        yield from enumerate(estimate(frames[n], frames[m]), start)
+        flows[start : start + _BATCH] = estimate(frames[n], frames[m])
+        yield from range(start, start + len(n))
 
 
-def _dis_flows(frames: Tensor, edges: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(edge, its flow) of every edge, near pairs first.
+def _fill_by_dis(flows: Tensor, frames: Tensor, edges: Tensor) -> Iterator[int]:
+    """The same, near pairs first.
 
     A pair begins with the flow from the same frame to the farthest one that is nearer, carried on from frame to frame.
     """
+    position: dict[tuple[int, int], int] = {}
+    """Of the pairs that are done, their edge."""
+    farthest: dict[tuple[int, bool], int] = {}
+    """For a frame and a direction of time, the last pair's other frame."""
     steps: dict[tuple[int, int], Tensor] = {}
+    """Flow between neighbours that are no edge."""
     grid = pixel_grid(*frames.shape[1:3])
 
-    def step(n: int, m: int) -> Tensor:
+    def flow_of(n: int, m: int) -> Tensor:
+        if (n, m) in position:
+            return flows[position[n, m]]
         if (n, m) not in steps:
             steps[n, m] = _dis(frames[n], frames[m])
         return steps[n, m]
 
-    farthest: dict[tuple[int, bool], tuple[int, Tensor]] = {}
-    """For a frame and a direction of time, the last pair's other frame, and its flow."""
     for edge in (edges[:, 1] - edges[:, 0]).abs().argsort(stable=True).tolist():
         n, m = edges[edge].tolist()
         forward = 1 if m > n else -1
-        at, flow = farthest.get((n, m > n)) or (n + forward, step(n, n + forward))
-        for k in range(at, m, forward):
-            flow = flow + sample_map(step(k, k + forward), grid + flow)
         if abs(m - n) > 1:
-            flow = _dis(frames[n], frames[m], start=flow)
-        farthest[n, m > n] = m, flow
-        yield edge, flow
+            at = farthest.get((n, m > n), n + forward)
+            start = flow_of(n, at)
+            for k in range(at, m, forward):
+                start = start + sample_map(flow_of(k, k + forward), grid + start)
+            flows[edge] = _dis(frames[n], frames[m], start=start)
+        else:
+            flows[edge] = _dis(frames[n], frames[m])
+        position[n, m], farthest[n, m > n] = edge, m
+        yield edge
 
 
 def _dis_flow(frames_1: Tensor, frames_2: Tensor) -> Tensor:
