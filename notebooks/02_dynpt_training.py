@@ -392,7 +392,7 @@ table(["clip", "tracker", *SCORES], [[*who, *(round(row[name]) for name in SCORE
 show.error_figure(clip, tracks, clip.truth.tracks)
 
 # %% [markdown]
-# - **Positions drift.** The error grows with the distance from the query (right): flow adds up what it errs from frame to frame, and a surface that has turned or come closer does not look like its patch any more, and nothing holds it; three times as fast on what moves as on what rests.
+# - **Positions drift.** The error grows with the distance from the query (right): flow adds up what it errs from frame to frame, and a surface that has turned or come closer does not look like its patch any more, and nothing holds it; twice as fast on what moves as on what rests.
 # - **Mobility errs in patches** (circles): among the objects in the middle, where much moves behind and beside each other, and at the borders of the image.
 # - **What is hidden stays lost.** The network may call a point visible again, but seldom finds where it came out.
 #
