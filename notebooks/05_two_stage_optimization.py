@@ -615,7 +615,7 @@ show.sweep_figure(
 )
 
 # %% [markdown]
-# The pairs know the focal length, for a pointmap is a bundle of rays ([chapter 5a](05a_pointmaps.ipynb)), and GA is least where it is right. Forced to a wrong one, the scene gives way along the line of sight: through too short a lens the same pixels fan out, and depth must shrink to keep its widths. The score of the path hardly notices. So do not fix what you do not know; do fix
+# The pairs know the focal length, for a pointmap is a bundle of rays ([chapter 5a](05a_pointmaps.ipynb)), and GA is least where it is right. Forced to a wrong one, the scene gives way along the line of sight: through too short a lens the same pixels fan out, and depth must shrink to keep its widths. The score of the path notices less: it doubles at most, where the error of depth grows sevenfold. So do not fix what you do not know; do fix
 # what you do (`focal_px` or `intrinsics`).
 
 # %%
