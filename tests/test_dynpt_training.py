@@ -270,6 +270,14 @@ def test_start_with_another_frozen_encoder(clips, geometry, tmp_path):
 
 
 @pytest.mark.usefixtures("without_plot")
+def test_start_brings_its_frozen_encoder(clips, tmp_path):
+    start = save_dynpt(DynPT(NETWORK, geometry=dust3r(6)), tmp_path / "start.safetensors")
+    found = train(clips, tmp_path / "out", config=replace(CONFIG, steps=1), start=start)
+    assert fingerprint(found.geometry) == fingerprint(dust3r(6))
+    assert licence_of(tmp_path / "out" / "model.safetensors") is None  # that of start, which says none
+
+
+@pytest.mark.usefixtures("without_plot")
 @pytest.mark.parametrize("licence", [None, "Apache-2.0", "MIT"])
 def test_licence_is_that_of_the_frozen_encoder(clips, tmp_path, licence):
     path = save_dust3r(dust3r(5), tmp_path / "dust3r.safetensors", licence=licence)

@@ -55,15 +55,16 @@ def train(
     out: str | Path,
     *,
     config: TrainConfig = TrainConfig(),
-    geometry: str | Path = "small",
+    geometry: str | Path | None = None,
     start: str | Path | None = None,
     validation: list[ClipSource] = [],  # noqa: B006 never written to
 ) -> DynPT:
     """Train on ``clips`` and leave ``model.safetensors`` with a picture and a record of the losses in ``out``.
 
-    ``geometry``: name or path of the pointmap network whose frozen encoder is the 3D-aware one. ``start`` are
-    weights to begin with. If ``out`` holds a checkpoint of the same recipe, training goes on there. ``validation``
-    clips are only looked at. Raises ``InputError`` for clips without tracks or a checkpoint of another recipe.
+    ``geometry``: name or path of the pointmap network whose frozen encoder is the 3D-aware one; by default that of
+    ``start``, or of ``small``. ``start`` are weights to begin with. If ``out`` holds a checkpoint of the same recipe,
+    training goes on there. ``validation`` clips are only looked at. Raises ``InputError`` for clips without tracks or
+    a checkpoint of another recipe.
     """
     accelerator = accelerator_for(config)
     network, licence = _begin(config, geometry, start)
@@ -113,24 +114,28 @@ def _starting(batch: TrackWindow, device: torch.device | str | None = None) -> T
     return TrackState(uv, visibility, torch.zeros_like(visibility), torch.zeros_like(visibility))
 
 
-def _begin(config: TrainConfig, geometry: str | Path, start: str | Path | None) -> tuple[DynPT, str | None]:
+def _begin(config: TrainConfig, geometry: str | Path | None, start: str | Path | None) -> tuple[DynPT, str | None]:
     """(network, licence of its weights, which is that of all that went into them)"""
-    licences, frozen = [OWN_LICENCE], None
-    if "3d" in config.network.encoders:
+    licences = [OWN_LICENCE]
+    weights = None if start is None else load_dynpt(start)
+    if weights is not None:
+        if replace(weights.config, long_side=config.network.long_side) != config.network:
+            raise InputError(f"start: expected weights of {config.network}, but they are of {weights.config}")
+        licences.append(licence_of(find_weights(start, shipped=SHIPPED, published={})))
+    frozen = None if weights is None else weights.geometry
+    if "3d" in config.network.encoders and (frozen is None or geometry is not None):
+        given = "small" if geometry is None else geometry
         try:
-            frozen = load_dust3r(geometry)
-            licences.append(licence_of(find_weights(geometry)))
+            named = load_dust3r(given)
+            licences.append(licence_of(find_weights(given)))
         except InputError as error:
             raise InputError(f"geometry: {error}") from error
-    network = DynPT(config.network, geometry=frozen)
-    if start is not None:
-        weights = load_dynpt(start)
-        if replace(weights.config, long_side=network.config.long_side) != network.config:
-            raise InputError(f"start: expected weights of {network.config}, but they are of {weights.config}")
-        if frozen is not None and fingerprint(weights.geometry) != fingerprint(frozen):
+        if frozen is not None and fingerprint(frozen) != fingerprint(named):
             raise InputError(f"start: expected weights that were trained with the 3D-aware encoder of {geometry}")
+        frozen = named
+    network = DynPT(config.network, geometry=frozen)
+    if weights is not None:
         network.load_state_dict(weights.state_dict())
-        licences.append(licence_of(find_weights(start, shipped=SHIPPED, published={})))
     foreign = [licence for licence in licences if licence != OWN_LICENCE]
     return network, foreign[0] if foreign else OWN_LICENCE
 
@@ -186,7 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for weights, checkpoint and loss plot")
     parser.add_argument("--validation", type=Path, metavar="DIR", help="folder of clips that are only looked at")
     parser.add_argument("--start", metavar="FILE", help="weights of DynPT to begin with")
-    parser.add_argument("--geometry", default="small", metavar="NAME", help="pointmap network of the 3D-aware encoder")
+    network_of = "pointmap network of the 3D-aware encoder (default: that of --start, or small)"
+    parser.add_argument("--geometry", metavar="NAME", help=network_of)
     parser.add_argument("--encoders", default="+".join(ENCODERS), metavar="NAMES", help="cnn+3d (default), cnn or 3d")
     parser.add_argument("--preset", choices=PRESETS, default="small", help="default small")
     parser.add_argument("--size", type=int, metavar="PX", help="height and width of the frames (default: the preset's)")
