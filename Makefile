@@ -20,10 +20,10 @@ demo: $(INSTALLED)
 	TQDM_DISABLE=1 $(BIN)/python -m jupyter nbconvert --to html --execute notebooks/00_quickstart.ipynb --output-dir out/demo --output quickstart
 	@echo "Open out/demo/viewer.html (4D viewer) and out/demo/quickstart.html (the notebook) in a browser."
 
-# Two processes of one thread each: threads that wait for each other waste two cores.
+# Two processes of one thread each: threads that wait for each other waste two cores. The last chapters take longest.
 test: $(INSTALLED) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
-	ls notebooks/[0-9]*.ipynb | OMP_NUM_THREADS=1 TQDM_DISABLE=1 xargs -P 2 -n 1 $(BIN)/python -m pytest -q --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg
+	ls -r notebooks/[0-9]*.ipynb | OMP_NUM_THREADS=1 TQDM_DISABLE=1 xargs -P 2 -n 1 $(BIN)/python -m pytest -q --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 # Skipped where there is no Chromium. Screenshots are left in out/browser.
 test-browser: $(INSTALLED)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from c4d_nb import load_clip
-from c4d_nb.clip import select_frames
+from c4d_nb.clip import resize_clip, select_frames
 from c4d_nb.metrics import score_table
 from c4d_nb.pipeline_evaluation import SCORES, evaluate, main, summary
 from c4d_nb.reconstruct import reconstruct
@@ -25,7 +25,7 @@ def test_summary_by_hand():
 
 @pytest.fixture(scope="module")
 def clip(request):
-    return select_frames(load_clip(request.config.rootpath / "data" / "movi_e.npz"), max_frames=6)
+    return resize_clip(select_frames(load_clip(request.config.rootpath / "data" / "movi_e.npz"), max_frames=6), 128)
 
 
 def test_scores_are_those_of_the_reconstruction(clip):

@@ -215,10 +215,10 @@ def test_the_small_network_makes_cameras_and_depth_more_exact(yard, scores):
     assert with_it["depth AbsRel"] < 0.95 * scores["depth AbsRel"]
 
 
-def test_a_network_that_knows_nothing_changes_nothing(yard, result):
-    without = reconstruct(yard, network=random_network())
+def test_a_network_that_knows_nothing_changes_nothing(small_clip, small_result):
+    without = reconstruct(small_clip, SHORT, network=random_network())
     for name in ("depth", "world_from_cam", "intrinsics", "confidence"):
-        assert torch.equal(getattr(without, name), getattr(result, name)), name
+        assert torch.equal(getattr(without, name), getattr(small_result, name)), name
 
 
 def test_without_parallax_a_network_changes_depth_alone(small_clip, turning_result):
@@ -380,9 +380,9 @@ def test_saved_result_without_an_entry(small_result, tmp_path):
 def test_own_masks_replace_or_join_ours(small_clip, small_result):
     own = torch.zeros(small_clip.frames.shape[:3], dtype=torch.bool)
     own[:, :6, :6] = True
-    replaced = reconstruct(small_clip, masks=own)
+    replaced = reconstruct(small_clip, SHORT, masks=own)
     assert torch.equal(replaced.motion_mask, own)
-    joined = reconstruct(small_clip, ReconstructConfig(own_masks="combine"), masks=own)
+    joined = reconstruct(small_clip, replace(SHORT, own_masks="combine"), masks=own)
     assert torch.equal(joined.motion_mask, own | small_result.motion_mask)
 
 

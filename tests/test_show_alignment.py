@@ -121,11 +121,14 @@ def test_the_path_at_the_scale_of_depth_lies_on_the_true_one(true):
 
 def test_paths_from_two_sides(aligned, true):
     placed = align_path(aligned.world_from_cam, true.world_from_cam)
-    above, side = show.paths_figure({"ours": placed}, true.world_from_cam).axes
+    figure = show.paths_figure({"ours": placed}, true.world_from_cam)
+    above, side = figure.axes
     assert [line.get_label() for line in above.lines] == ["truth", "ours"]
     found = np.stack([above.lines[1].get_xdata(), above.lines[1].get_ydata(), side.lines[1].get_ydata()], axis=-1)
     steps = np.linalg.norm(np.diff(found, axis=0), axis=-1)  # both views together keep every length
     np.testing.assert_allclose(steps, placed[:, :3, 3].diff(dim=0).norm(dim=-1), rtol=1e-6)
+    far = show.paths_figure({"ours": pose(placed[:, :3, :3], 3 * placed[:, :3, 3])}, true.world_from_cam)
+    np.testing.assert_array_equal(far.get_size_inches(), figure.get_size_inches())  # notebooks' outputs name it
 
 
 def test_sweep_has_a_panel_a_score():

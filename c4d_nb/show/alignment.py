@@ -72,7 +72,7 @@ def paths_figure(paths: Mapping[str, Float[Tensor, "t 4 4"]], true: Float[Tensor
     extent = torch.cat([*placed.values()])
     wide, *high = (extent.amax(0) - extent.amin(0)).tolist()
     high = [max(span, 0.2 * wide) for span in high]
-    figure = Figure(figsize=(10, 1.2 + 7 * sum(high) / wide), layout="constrained")
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
     axes = figure.subplots(2, 1, height_ratios=high)
     for ax, vertical, name in ((axes[0], 1, "from above"), (axes[1], 2, "from the side")):
         for color, (label, points) in zip((TRUTH_COLOR, *LINE_COLORS), placed.items(), strict=False):
