@@ -95,7 +95,9 @@ def estimate_focal_ratio(
         return expected
     chosen = [usable[i] for i in np.linspace(0, len(usable) - 1, min(pairs, len(usable))).astype(int)]
     ratios = np.geomspace(0.5, 3.0, 17)
-    costs = np.array([[_focal_costs(pair, ratio, size, noise_px) for ratio in ratios] for pair in chosen])
+    costs = torch.stack(
+        [_focal_costs(pair, torch.from_numpy(ratios).float(), size, noise_px) for pair in chosen]
+    ).numpy()
     least = costs.min(axis=1, keepdims=True).clip(min=1e-3)
     only_turns = least[:, 0, 1] < ONLY_TURNS * least[:, 0, 0]
     relative = np.where(only_turns[:, None], (costs / least)[..., 1], (costs / least)[..., 0])
@@ -113,19 +115,20 @@ def dehomogenise(xyz: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 2"]:
 
 
 def _focal_costs(
-    pair: tuple[Tensor, Tensor], ratio: float, size: tuple[int, int], noise_px: float
-) -> tuple[float, float]:
+    pair: tuple[Tensor, Tensor], ratios: Float[Tensor, "f"], size: tuple[int, int], noise_px: float
+) -> Float[Tensor, "f 2"]:
     """Mean error of a pair's best essential matrix (root Sampson) and of its best rotation, in noises, at most 2."""
-    focal = ratio * max(size)
-    ray_n, ray_m = (rays(pinhole(focal, *size), uv) for uv in pair)
-    turned = dehomogenise(ray_n @ _pure_rotation(ray_n, ray_m).T)
-    turn_error = (turned - ray_m[:, :2]).norm(dim=-1) * focal / noise_px
-    points_n, points_m = ray_n[:, :2].double(), ray_m[:, :2].double()
-    E, _ = _essential_matrix(points_n.numpy(), points_m.numpy(), 2 * noise_px / focal)
-    if E is None:
-        return 2.0, turn_error.clamp(max=2.0).mean().item()
-    error = sampson_error(torch.from_numpy(E), points_n, points_m).sqrt() * focal / noise_px
-    return error.clamp(max=2.0).mean().item(), turn_error.clamp(max=2.0).mean().item()
+    focal = ratios * max(size)
+    ray_n, ray_m = (rays(pinhole(focal, *size), uv.expand(len(focal), *uv.shape)) for uv in pair)
+    turned = dehomogenise(ray_n @ _pure_rotation(ray_n, ray_m).mT)
+    turn_error = (turned - ray_m[..., :2]).norm(dim=-1)
+    points_n, points_m = ray_n[..., :2].double(), ray_m[..., :2].double()
+    threshold = (2 * noise_px / focal).tolist()
+    found = [_essential_matrix(*of)[0] for of in zip(points_n.numpy(), points_m.numpy(), threshold, strict=True)]
+    E = torch.from_numpy(np.stack([np.full((3, 3), np.nan) if matrix is None else matrix for matrix in found]))
+    error = sampson_error(E, points_n, points_m).sqrt().nan_to_num(nan=torch.inf)
+    in_noises = torch.stack([error, turn_error], dim=-1) * focal[:, None, None] / noise_px
+    return in_noises.clamp(max=2.0).mean(dim=1)
 
 
 def _essential_matrix(points_n: np.ndarray, points_m: np.ndarray, threshold: float) -> tuple:
@@ -143,11 +146,11 @@ def _spread_matches(flow: Tensor, usable: Tensor, limit: int) -> tuple[Tensor, T
     return uv, uv + flow.reshape(-1, 2)[index]
 
 
-def _pure_rotation(ray_n: Tensor, ray_m: Tensor) -> Tensor:
+def _pure_rotation(ray_n: Float[Tensor, "*b n 3"], ray_m: Float[Tensor, "*b n 3"]) -> Float[Tensor, "*b 3 3"]:
     """Procrustes on unit rays, reweighted five times by the inverse distance against outliers."""
     unit_n, unit_m = F.normalize(ray_n, dim=-1), F.normalize(ray_m, dim=-1)
-    weight = torch.ones(len(ray_n))
+    weight = torch.ones_like(unit_n[..., :1])
     for _ in range(5):
-        rotation = roma.special_procrustes((unit_m * weight[:, None]).T @ unit_n)
-        weight = 1 / (unit_n @ rotation.T - unit_m).norm(dim=-1).clamp(min=1e-4)
+        rotation = roma.special_procrustes((unit_m * weight).mT @ unit_n)
+        weight = 1 / (unit_n @ rotation.mT - unit_m).norm(dim=-1, keepdim=True).clamp(min=1e-4)
     return rotation
