@@ -124,6 +124,12 @@ def test_focal_length_of_a_camera_that_only_turns(generator, true_ratio):
     assert estimate_focal_ratio(pairs, SIZE) == pytest.approx(true_ratio, rel=0.06)
 
 
+def test_focal_length_of_coincident_matches_is_one_that_was_tried():
+    """No essential matrix fits them."""
+    uv = torch.full((50, 2), 40.0)
+    assert 0.5 <= estimate_focal_ratio([(uv, uv + 1)], SIZE) <= 3
+
+
 def test_focal_length_without_matches_is_the_expected_one(seen):
     flows, usable, edges, _ = seen
     assert estimate_focal_ratio(pair_matches(flows, 0 * usable > 0, edges), SIZE, expected=1.3) == 1.3
