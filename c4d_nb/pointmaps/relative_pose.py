@@ -95,9 +95,8 @@ def estimate_focal_ratio(
         return expected
     chosen = [usable[i] for i in np.linspace(0, len(usable) - 1, min(pairs, len(usable))).astype(int)]
     ratios = np.geomspace(0.5, 3.0, 17)
-    costs = torch.stack(
-        [_focal_costs(pair, torch.from_numpy(ratios).float(), size, noise_px) for pair in chosen]
-    ).numpy()
+    tried = torch.from_numpy(ratios).float()
+    costs = torch.stack([_focal_costs(pair, tried, size, noise_px) for pair in chosen]).numpy()
     least = costs.min(axis=1, keepdims=True).clip(min=1e-3)
     only_turns = least[:, 0, 1] < ONLY_TURNS * least[:, 0, 0]
     relative = np.where(only_turns[:, None], (costs / least)[..., 1], (costs / least)[..., 0])
